@@ -1,0 +1,81 @@
+"""`python -m demo`: lives the shop's life against a server, in the time that the parent process gives it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import datetime, timedelta
+
+from demo.api import Access, Api, ApiProblem
+from demo.customers import Run
+from demo.driver import Driver, DriverGone
+from demo.life import live
+from demo.shop import Shop
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Options, also from the environment (`DEMO_URL` …); keys only from there, so that no process list shows them."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+
+    def option(name: str, default: str | None, text: str) -> None:
+        variable = "DEMO_" + name.upper().replace("-", "_")
+        parser.add_argument(f"--{name}", default=os.environ.get(variable, default), help=f"{text} ({variable})")
+
+    option("url", "http://127.0.0.1:8080", "the server")
+    option("start", None, "first moment, ISO 8601 with zone; its offset is the shop's time of day")
+    option("days", "21", "length of the run")
+    option("slice-minutes", "15", "length of a slice of virtual time")
+    option("seed", "1", "seed of all chance")
+    option("customers", "250", "number of customers")
+    option("shop-url", None, "address of the shop in links of products; by default the server's")
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    given = arguments()
+    driver = Driver(sys.stdin, sys.stdout)
+    try:
+        run, access = _run(given), _access(given)
+    except (KeyError, ValueError) as problem:
+        print(f"demo: {problem}", file=sys.stderr)
+        return 2
+    api = Api(access)
+    try:
+        driver.done(live(Shop(run), api, driver))
+    except ApiProblem as problem:
+        print(f"demo: {problem}", file=sys.stderr)
+        driver.failed(str(problem))
+        return 1
+    except DriverGone as problem:
+        print(f"demo: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        api.close()
+    return 0
+
+
+def _run(given: argparse.Namespace) -> Run:
+    if not given.start:
+        raise ValueError("--start is missing: the first moment of the run, ISO 8601 with zone")
+    start = datetime.fromisoformat(given.start)
+    if start.tzinfo is None:
+        raise ValueError("--start has no zone, as in 2026-11-02T00:00:00+03:00")
+    length = timedelta(minutes=int(given.slice_minutes))
+    if length <= timedelta(0) or timedelta(days=1) % length:
+        raise ValueError("--slice-minutes must divide a day")
+    shop_url = (given.shop_url or given.url).rstrip("/")
+    return Run(start, int(given.days), length, int(given.seed), int(given.customers), shop_url)
+
+
+def _access(given: argparse.Namespace) -> Access:
+    keys = [os.environ.get(f"DEMO_{name}") for name in ("SITE_WRITE_KEY", "SERVER_WRITE_KEY", "API_KEY")]
+    if not all(keys):
+        raise ValueError("DEMO_SITE_WRITE_KEY, DEMO_SERVER_WRITE_KEY and DEMO_API_KEY must be set")
+    return Access(given.url.rstrip("/"), *map(str, keys))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The command line: `dripline …`, or `python -m services …`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from rich.console import Console
+
+from services.importing.command import import_command
+from services.migrate import migrate as migrate_database
+from shared import log
+from shared.embedded_postgres import EmbeddedPostgres, running_url
+from shared.errors import ConfigurationError
+from shared.settings import Settings, load
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Event-driven trigger marketing.")
+rules_app = typer.Typer(no_args_is_help=True, help="Rules and templates as files.")
+app.add_typer(rules_app, name="rules")
+app.command("import")(import_command)
+
+Port = Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the embedded database, the inbox and the credentials.")]
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def mistakes_in_one_sentence() -> Iterator[None]:
+    """What a person must mend ends the command with one sentence, not a traceback."""
+    try:
+        yield
+    except ConfigurationError as problem:
+        say(Console(stderr=True), f"[red]{problem}[/red]")
+        raise typer.Exit(1) from None
+    except OSError as problem:
+        say(Console(stderr=True), f"[red]{problem.strerror or problem} ({problem.filename or 'network'})[/red]")
+        raise typer.Exit(1) from None
+
+
+def _settings(**options: Any) -> Settings:
+    settings = load(**options)
+    log.configure(settings.log_format, settings.log_level)
+    return settings
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The database's URL; an embedded server runs as long as the block."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    with EmbeddedPostgres(settings.data_dir) as server:
+        yield server.url
+
+
+def existing_database(settings: Settings) -> str:
+    """The database of a server that runs already (audit, keys …)."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    url = running_url(settings.data_dir)
+    if url is None:
+        raise ConfigurationError(f"No server is running on {settings.data_dir}; start it with `dripline up`, or set DATABASE_URL.")
+    return url
+
+
+def run_loop(main: Callable[[], Awaitable[None]]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())  # type: ignore[arg-type]
+
+
+@app.command()
+def up(port: Port = None, host: Host = None, data: Data = None) -> None:
+    """Start the services that SERVICES names (default: all four) and stay up until Ctrl-C."""
+    from services.first_start import make_credentials
+    from services.run import Server, run
+    from services.welcome import welcome
+
+    with mistakes_in_one_sentence():
+        settings = _settings(port=port, host=host, data_dir=data)
+
+        async def ready(server: Server) -> None:
+            made = None
+            if "ingest" in server.services:
+                made = await make_credentials(server.context, server.origin)
+            welcome(Console(stderr=True), server, made)
+            await asyncio.Event().wait()
+
+        with database(settings) as url:
+            run_loop(lambda: run(settings, url, ready=ready))
+
+
+@app.command()
+def demo(
+    port: Port = None,
+    host: Host = None,
+    data: Data = None,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Days of the shop's life.")] = 21,
+    exit: Annotated[bool, typer.Option("--exit", help="End after the report instead of staying up.")] = False,
+    customers: Annotated[int, typer.Option(min=1, help="How many people the shop has.")] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed, the same shop.")] = 1,
+) -> None:
+    """Let a simulated shop live some weeks in about a minute, report what came of it, and stay up."""
+    from services.demonstration import demonstrate
+
+    with mistakes_in_one_sentence():
+        settings = _settings(port=port, host=host, data_dir=data)
+        with database(settings) as url:
+            failed = demonstrate(settings, url, days=days, stay=not exit, customers=customers, seed=seed)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def migrate(data: Data = None) -> None:
+    """Bring the database to the newest version and end."""
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        with database(settings) as url:
+            asyncio.run(migrate_database(url))
+    say(Console(stderr=True), "The database is at the newest version.")
+
+
+@app.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scope: Annotated[str, typer.Option(help="read, marketing or admin.")] = "read",
+    data: Data = None,
+) -> None:
+    """Make a key for the management API; it is shown once."""
+    from services.keys import make_key
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        print(asyncio.run(make_key(existing_database(settings), name, scope)))
+
+
+@app.command()
+def audit(
+    data: Data = None,
+    derive: Annotated[bool, typer.Option("--derive", help="Also compute every decision again and compare.")] = False,
+) -> None:
+    """Print the books from counted rows; exit status 1 when they do not balance."""
+    from services.audit import audit_and_print
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        balanced = asyncio.run(audit_and_print(settings, existing_database(settings), Console(), derive=derive))
+    if not balanced:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(data: Data = None, port: Port = None) -> None:
+    """Say what is missing or wrong on this machine, and the mend."""
+    from services.doctor import examine
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data, port=port)
+        healthy = examine(settings, Console())
+    if not healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def asyncapi() -> None:
+    """Print docs/asyncapi.json, generated from the types of the bus's records."""
+    from services.asyncapi import document
+
+    print(document())
+
+
+@rules_app.command("apply")
+def rules_apply(
+    directory: Annotated[Path, typer.Argument(help="A folder of rules (and templates/, offers.yml), or one rule's file.")],
+    activate: Annotated[bool, typer.Option("--activate", help="Activate the rules at once.")] = False,
+    url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")] = None,
+    data: Data = None,
+) -> None:
+    """Send rules, templates and offers to a server; rules that did not change stay as they are."""
+    from services.rules_files import apply_directory
+
+    with mistakes_in_one_sentence():
+        apply_directory(directory, url, key, data or Path("data"), activate=activate, console=Console(stderr=True))
+
+
+@rules_app.command("diff")
+def rules_diff(
+    directory: Annotated[Path, typer.Argument(help="A folder of rules.")],
+    url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")] = None,
+    data: Data = None,
+) -> None:
+    """Show what `apply` would change."""
+    from services.rules_files import diff_directory
+
+    with mistakes_in_one_sentence():
+        diff_directory(directory, url, key, data or Path("data"), console=Console())
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

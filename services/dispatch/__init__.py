@@ -1,0 +1,1 @@
+"""Dispatch: intents become messages to people, and what comes back becomes events."""

@@ -1,0 +1,177 @@
+"""The contract of a channel's adapter: one provider's way of serving a channel, one file in this folder.
+
+A file declares `ADAPTER = <class>`; the registry finds it. `docs/ADDING.md` shows one, and
+`tests/contracts/test_channels.py` holds every adapter to the promises below:
+
+- `send` calls `exchange.check_start()` immediately before it opens the exchange with the provider, and again where the
+  provider's own protocol has a later point of no return. It raises `TooLate`; nothing has been sent then.
+- What came of it is one of five outcomes (`Result`), whatever the provider calls it. *unknown* is said only when the
+  provider may have taken the message; *retry* only when it certainly has not.
+- A `repeatable` adapter may be told the same message again, with the same `key`: the person gets it once.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+import msgspec
+
+from services.dispatch.inputs import Cap
+from shared.settings import Settings
+
+Outcome = Literal["sent", "retry", "bounced", "failed", "unknown"]
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A link of the text that is followed by way of `/c/…`. `number` counts from 1 within the message."""
+
+    number: int
+    url: str
+
+
+class Rendered(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message as it will be seen. `text` is there on every channel; `subject` is an e-mail's subject or a push's title.
+    `urls`: the absolute links that a person finds in it, by name (`unsubscribe`, `confirm`, `open`, …)."""
+
+    text: str
+    subject: str = ""
+    html: str = ""
+    links: list[Link] = []
+    urls: dict[str, str] = {}
+
+
+class Price(msgspec.Struct, frozen=True):
+    """What sending costs: `cost` in the shop's currency, `units` that the provider counts."""
+
+    cost: Decimal
+    units: int = 1
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of an exchange. `detail`: the provider's answer in a line, without personal data. `charged`: what the
+    provider says it costs, None if it says nothing (the price then counts)."""
+
+    outcome: Outcome
+    detail: str = ""
+    provider_id: str = ""
+    charged: Decimal | None = None
+
+
+class TooLate(Exception):
+    """The moment by which the exchange had to start has passed; nothing was sent and the message goes back."""
+
+
+@dataclass(frozen=True)
+class StartBy:
+    """The last moment at which an exchange may start, on the monotonic clock of the process that holds it."""
+
+    deadline: float
+    monotonic: Callable[[], float] = time.monotonic
+
+    def check(self) -> None:
+        """Raises TooLate when the moment has passed."""
+        if self.monotonic() > self.deadline:
+            raise TooLate
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One attempt. `key` is the same for every attempt of the message: what providers call an idempotency key.
+
+    `sender`: the shop's (name, e-mail address). `at`: business time, for the message's own date.
+    """
+
+    message: UUID
+    attempt: int
+    key: str
+    address: str
+    rendered: Rendered
+    purpose: str
+    sender: tuple[str, str]
+    at: datetime
+    start_by: StartBy
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def check_start(self) -> None:
+        """To be called immediately before the exchange opens. Raises TooLate."""
+        self.start_by.check()
+
+
+@dataclass(frozen=True)
+class World:
+    """What an adapter may use of the process it runs in."""
+
+    settings: Settings
+    inbox: Path
+
+
+@dataclass(frozen=True)
+class ChannelDefaults:
+    """A channel's row before anybody changes it (domain.md §2). Money in the shop's currency for one unit.
+
+    `reach`, `act`, `lost`: see `choice.Figures`. `quiet`: whether the deployment's quiet hours hold for it. `event`:
+    how its events begin ("Email" Sent). `consent`: its name in the consent ledgers, by default the channel's own.
+    """
+
+    unit_cost: Decimal
+    reach: Decimal
+    act: Decimal
+    lost: Decimal
+    event: str
+    quiet: bool = True
+    caps: tuple[Cap, ...] = ()
+
+
+class Adapter(ABC):
+    """One provider's way of serving a channel."""
+
+    name: ClassVar[str]
+    channel: ClassVar[str]
+    # Which kind of node (`shared.identifiers.KINDS`) is an address of this channel.
+    address_kind: ClassVar[str]
+    # Which part of a template it sends: email, sms, push, messenger, call.
+    part: ClassVar[str]
+    # How long an exchange may take after it started; longer is *unknown*.
+    timeout: ClassVar[timedelta] = timedelta(seconds=30)
+    # Whether a repeat with the same key reaches the person once.
+    repeatable: ClassVar[bool] = False
+    # How many exchanges one process holds at a time.
+    sessions: ClassVar[int] = 8
+    # Whether messages leave the machine; as long as no such adapter is used, `/inbox` is open to this machine.
+    leaves_machine: ClassVar[bool] = True
+    # Of several usable adapters of a channel the one preferred most serves it, unless its row names another.
+    preference: ClassVar[int] = 0
+    # Declared by one adapter of each channel.
+    defaults: ClassVar[ChannelDefaults | None] = None
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    @classmethod
+    def usable(cls, settings: Settings) -> bool:
+        """Whether the deployment's settings hold what it needs."""
+        return True
+
+    @classmethod
+    def price(cls, rendered: Rendered, unit_cost: Decimal) -> Price:
+        """What this text costs."""
+        return Price(unit_cost)
+
+    @abstractmethod
+    async def send(self, exchange: Exchange) -> Result:
+        """Sends. Raises TooLate; every other error is taken as *unknown*."""
+
+    async def ask(self, exchange: Exchange) -> Result | None:
+        """What became of an earlier attempt whose outcome is not known; None if the provider cannot be asked."""
+        return None
+
+    async def close(self) -> None:
+        """Ends kept connections."""

@@ -1,0 +1,38 @@
+"""Calls as tasks for people, kept on this machine: JSON files under `<data>/inbox/call`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+
+from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Result
+from services.dispatch.channels.files import write_note
+from services.dispatch.inputs import Cap
+
+
+class InboxCall(Adapter):
+    """Serves the channel call until a provider is configured."""
+
+    name = "inbox-call"
+    channel = "call"
+    address_kind = "phone"
+    part = "call"
+    timeout = timedelta(seconds=5)
+    repeatable = True
+    leaves_machine = False
+    defaults = ChannelDefaults(
+        unit_cost=Decimal("45"),
+        reach=Decimal("0.85"),
+        act=Decimal("0.10"),
+        lost=Decimal("0.15"),
+        event="Call",
+        caps=(Cap(scope="person", limit=1, per="30d", channel="call"),),
+    )
+
+    async def send(self, exchange: Exchange) -> Result:
+        exchange.check_start()
+        return await asyncio.to_thread(write_note, self.world.inbox / "call", exchange)
+
+
+ADAPTER = InboxCall

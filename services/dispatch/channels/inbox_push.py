@@ -1,0 +1,38 @@
+"""Push messages that stay on this machine: JSON files under `<data>/inbox/push`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+
+from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Result
+from services.dispatch.channels.files import write_note
+from services.dispatch.inputs import Cap
+
+
+class InboxPush(Adapter):
+    """Serves the channel push until a provider is configured."""
+
+    name = "inbox-push"
+    channel = "push"
+    address_kind = "device_token"
+    part = "push"
+    timeout = timedelta(seconds=5)
+    repeatable = True
+    leaves_machine = False
+    defaults = ChannelDefaults(
+        unit_cost=Decimal("0.10"),
+        reach=Decimal("0.5"),
+        act=Decimal("0.03"),
+        lost=Decimal("0.03"),
+        event="Push",
+        caps=(Cap(scope="person", limit=1, per="day", channel="push"),),
+    )
+
+    async def send(self, exchange: Exchange) -> Result:
+        exchange.check_start()
+        return await asyncio.to_thread(write_note, self.world.inbox / "push", exchange)
+
+
+ADAPTER = InboxPush

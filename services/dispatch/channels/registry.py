@@ -1,0 +1,70 @@
+"""Finds the adapters: every file of this folder, and of the folders given besides, that declares `ADAPTER`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from services.dispatch.channels.base import Adapter, ChannelDefaults
+from shared.errors import ConfigurationError
+from shared.settings import Settings
+
+HERE = Path(__file__).parent
+_SELF = ("__init__", "base", "registry")
+
+
+def find(folders: Iterable[Path] = ()) -> dict[str, type[Adapter]]:
+    """All adapters by name. `folders`: where besides this folder they are looked for.
+
+    :raises ConfigurationError: two files declare one name, or a folder does not exist
+    """
+    found: dict[str, type[Adapter]] = {}
+    for module in _modules(folders):
+        adapter = getattr(module, "ADAPTER", None)
+        if adapter is None:
+            continue
+        if adapter.name in found and found[adapter.name] is not adapter:
+            raise ConfigurationError(f"Two files declare the channel adapter {adapter.name}: rename the one in {module.__file__}.")
+        found[adapter.name] = adapter
+    return found
+
+
+def defaults(adapters: dict[str, type[Adapter]]) -> dict[str, ChannelDefaults]:
+    """The channels that there are, with their rows before anybody changes them."""
+    return {adapter.channel: adapter.defaults for adapter in adapters.values() if adapter.defaults is not None}
+
+
+def serving(adapters: dict[str, type[Adapter]], channel: str, wanted: str | None, settings: Settings) -> type[Adapter] | None:
+    """The adapter of a channel: the one its row names, else the usable one that is preferred most; None if there is none."""
+    if wanted is not None:
+        return adapters.get(wanted)
+    usable = [a for a in adapters.values() if a.channel == channel and a.usable(settings)]
+    return max(usable, key=lambda a: (a.preference, a.name), default=None)
+
+
+def _modules(folders: Iterable[Path]) -> Iterable[ModuleType]:
+    for file in sorted(HERE.glob("*.py")):
+        if file.stem not in _SELF:
+            yield importlib.import_module(f"{__package__}.{file.stem}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigurationError(f"CHANNELS_PATH names {folder}, which is not a folder.")
+        for file in sorted(folder.glob("*.py")):
+            if file.stem != "__init__":
+                yield _from_file(file)
+
+
+def _from_file(file: Path) -> ModuleType:
+    name = f"dripline_channel_{file.stem}"
+    if name in sys.modules and sys.modules[name].__file__ == str(file):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,48 @@
+"""`dripline rules apply|diff`: rules, templates and offers as files, sent to a server through its public API.
+
+A folder holds rules (`*.yml`), `templates/` and `offers.yml`; a single rule's file may be named too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from services.dispatch.cli import apply_templates
+from services.first_start import read_credentials
+from services.triggers.cli import apply_rules, diff_rules
+from shared.errors import ConfigurationError
+
+SHIPPED = Path(__file__).parent.parent / "rules"
+
+
+def server_and_key(url: str | None, key: str | None, data: Path) -> tuple[str, str]:
+    """As given, else from the credentials of the first start in `data`."""
+    if url and key:
+        return url, key
+    path = data / "credentials.json"
+    try:
+        known = read_credentials(path)
+    except OSError as problem:
+        raise ConfigurationError(
+            f"No server and key: give --url and --key, or --data with the folder of a server that was started ({path})."
+        ) from problem
+    return url or str(known["url"]), key or str(known["api_key"])
+
+
+def apply_directory(directory: Path, url: str | None, key: str | None, data: Path, *, activate: bool, console: Console) -> None:
+    """Sends templates and offers first (rules name them), then the rules. Prints a line for each."""
+    url, key = server_and_key(url, key, data)
+    if directory.is_dir():
+        for line in apply_templates(directory, url, key):
+            console.print(line, highlight=False)
+    for line in apply_rules(directory, url, key, activate=activate):
+        console.print(line, highlight=False)
+
+
+def diff_directory(directory: Path, url: str | None, key: str | None, data: Path, *, console: Console) -> None:
+    """Prints what `apply` would change, rule by rule."""
+    url, key = server_and_key(url, key, data)
+    for line in diff_rules(directory, url, key):
+        console.print(line, highlight=False)

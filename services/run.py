@@ -1,0 +1,315 @@
+"""Builds the services that SERVICES names and runs them in one process. The only place that reads that setting."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.migrate import migrate
+from services.notifying import Notifier
+from services.watchdog import Watchdog
+from shared import errors
+from shared.bus import open_bus
+from shared.bus.leases import Leases
+from shared.clock import Clock, SystemClock, pause
+from shared.db import Database
+from shared.deployment import read_deployment
+from shared.errors import ConfigurationError, is_transient
+from shared.hooks import Hooks
+from shared.keeper import Keeper
+from shared.metrics import LOOP_FAILURES
+from shared.service import Context, Loop, Service
+from shared.settings import SERVICE_NAMES, Settings
+from shared.wake import Wake
+
+log = structlog.get_logger(__name__)
+MOST_BACK_OFF = 5.0  # seconds between two tries of a loop that keeps failing
+MAINTENANCE = 3600.0  # seconds
+
+
+@dataclass
+class Server:
+    """What runs: for the virtual time's driver and for tests. `origin`: the address that answers on this machine."""
+
+    context: Context
+    services: dict[str, Service]
+    keeper: Keeper | None
+    app: ASGIApp
+    origin: str = ""
+
+
+def dripline_version() -> str:
+    try:
+        return version("dripline")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+async def run(
+    settings: Settings,
+    database_url: str,
+    *,
+    clock: Clock | None = None,
+    ready: Callable[[Server], Awaitable[None]] | None = None,
+) -> None:
+    """Runs until a signal, or until `ready` has returned: it is awaited beside the server once the port answers.
+
+    Raises ConfigurationError for what a person must mend.
+    """
+    async with AsyncExitStack() as stack:
+        listening = _listen(settings)
+        stack.callback(listening.close)
+        if settings.port == 0:
+            settings = settings.model_copy(update={"port": listening.getsockname()[1]})
+        server = await _assemble(settings, database_url, clock or SystemClock(), stack)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+        server.origin = f"http://{host}:{settings.port}"
+        await _serve(server, listening, ready)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as problem:
+        listening.close()
+        raise ConfigurationError(
+            f"Port {settings.port} on {settings.host} cannot be used ({problem.strerror}); "
+            f"stop what uses it, or choose another with --port."
+        ) from problem
+    return listening
+
+
+async def _assemble(settings: Settings, database_url: str, clock: Clock, stack: AsyncExitStack) -> Server:
+    await migrate(database_url)
+    member = f"{socket.gethostname()[:20]}.{os.getpid()}.{os.urandom(3).hex()}"
+    platform = await Database.open(database_url, member=member, size=6)
+    stack.push_async_callback(platform.close)
+    async with platform.connection() as connection:
+        deployment = await read_deployment(connection)
+    wake = Wake()
+    bus_url = settings.bus_url.get_secret_value() if settings.bus_url else database_url
+    bus = await open_bus(bus_url, member=member, partitions=settings.partitions, wake=wake)
+    stack.push_async_callback(bus.close)
+    leases = Leases(database_url, member, settings.lease_seconds)
+
+    def context(database: Database) -> Context:
+        return Context(
+            settings=settings,
+            clock=clock,
+            database=database,
+            bus=bus,
+            leases=leases,
+            wake=wake,
+            hooks=Hooks.from_environment(),
+            member=member,
+            node_namespace=deployment.node_namespace,
+            secret=settings.secret_key.get_secret_value().encode() if settings.secret_key else deployment.secret,
+            generation=deployment.generation,
+        )
+
+    whole = context(platform)
+    services: dict[str, Service] = {}
+    for name in (name for name in SERVICE_NAMES if name in settings.services):
+        database = await Database.open(
+            database_url, member=member, role=f"dripline_{name}", size=settings.database_pool_size
+        )
+        stack.push_async_callback(database.close)
+        services[name] = await importlib.import_module(f"services.{name}.service").build(context(database))
+    keeper = Keeper(whole) if "profile" in services else None
+    loops = _all_loops(services, keeper, database_url, whole)
+    watchdog = Watchdog(lambda: list(services.values()))
+    stack.callback(watchdog.stop)
+    app = _application(whole, services, watchdog)
+    await _start_loops(loops, leases, services, keeper, stack)
+    watchdog.start(asyncio.get_running_loop())
+    return Server(whole, services, keeper, app)
+
+
+def _all_loops(
+    services: dict[str, Service], keeper: Keeper | None, database_url: str, context: Context
+) -> dict[tuple[str, str], Loop]:
+    notifier = Notifier(database_url, context.member, context.wake)
+    loops: dict[tuple[str, str], Loop] = {("platform", name): loop for name, loop in notifier.loops().items()}
+    if keeper is not None:
+        loops |= {("keeper", name): loop for name, loop in keeper.loops().items()}
+        loops["platform", "maintenance"] = lambda: _maintain(context)
+    for service in services.values():
+        loops |= {(service.name, name): loop for name, loop in service.loops.items()}
+    return loops
+
+
+async def _maintain(context: Context) -> None:
+    while True:
+        await context.bus.maintain()
+        await pause(MAINTENANCE)
+
+
+async def _start_loops(
+    loops: dict[tuple[str, str], Loop], leases: Leases, services: dict[str, Service], keeper: Keeper | None, stack: AsyncExitStack
+) -> None:
+    """Starts all loops; on leaving they are cancelled first, then leases are given back, then services are closed."""
+    for service in services.values():
+        if service.close is not None:
+            stack.push_async_callback(service.close)
+    if keeper is not None:
+        stack.push_async_callback(keeper.close)
+    renewing = asyncio.create_task(_kept_running("platform", "leases", leases.run))
+    stack.push_async_callback(_cancel, [renewing])
+    tasks = [asyncio.create_task(_kept_running(owner, name, loop)) for (owner, name), loop in loops.items()]
+    stack.push_async_callback(_cancel, tasks)
+
+
+async def _cancel(tasks: list[asyncio.Future[None]] | list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _kept_running(owner: str, name: str, loop: Loop) -> None:
+    """A loop that raises is started again with back-off; its error is in the log and counted."""
+    failures = 0
+    while True:
+        try:
+            await loop()
+            failures = 0
+        except Exception as problem:
+            failures += 1
+            LOOP_FAILURES.labels(owner, name).inc()
+            log.error("loop.failed", owner=owner, loop=name, transient=is_transient(problem), exc_info=problem)
+        await pause(min(MOST_BACK_OFF, 0.1 * 2 ** min(failures, 6)))
+
+
+def _application(context: Context, services: dict[str, Service], watchdog: Watchdog) -> ASGIApp:
+    app = FastAPI(
+        title="Dripline",
+        version=dripline_version(),
+        summary="Event-driven trigger marketing on your own machines",
+        description="Write keys post events (see README); everything else needs `Authorization: Bearer <API key>`.",
+    )
+    app.state.database = context.database
+    app.state.context = context
+    errors.install(app)
+    _add_probes(app, services, watchdog)
+    raw: dict[str, ASGIApp] = {}
+    for service in services.values():
+        for router in service.routers:
+            app.include_router(router)
+        raw |= service.asgi
+    return _Front(app, raw)
+
+
+def _add_probes(app: FastAPI, services: dict[str, Service], watchdog: Watchdog) -> None:
+    def live() -> Response:
+        if reason := watchdog.reason:
+            return JSONResponse({"live": False, "reason": reason}, 503)
+        return JSONResponse({"live": True})
+
+    def readiness(names: list[str]) -> Callable[[], Awaitable[Response]]:
+        async def ready() -> Response:
+            failing: dict[str, str] = {}
+            for name in names:
+                for check, act in services[name].checks.items():
+                    try:
+                        await act()
+                    except Exception as problem:
+                        failing[f"{name}.{check}"] = f"{type(problem).__name__}: {problem}"[:300]
+            return JSONResponse({"ready": not failing, "failing": failing}, 503 if failing else 200)
+
+        return ready
+
+    def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    def version_of() -> dict[str, Any]:
+        return {"version": dripline_version(), "services": sorted(services)}
+
+    for prefix, names in [("", list(services)), *((f"/{name}", [name]) for name in services)]:
+        app.add_api_route(f"{prefix}/livez", live, include_in_schema=not prefix, tags=["operations"])
+        app.add_api_route(f"{prefix}/readyz", readiness(names), include_in_schema=not prefix, tags=["operations"])
+        app.add_api_route(f"{prefix}/metrics", metrics, include_in_schema=not prefix, tags=["operations"])
+        app.add_api_route(f"{prefix}/version", version_of, include_in_schema=not prefix, tags=["operations"])
+
+
+class _Front:
+    """Raw ASGI apps by path prefix before FastAPI: collecting events is the hot path."""
+
+    def __init__(self, app: ASGIApp, raw: dict[str, ASGIApp]) -> None:
+        self._app = app
+        self._raw = sorted(raw.items(), key=lambda item: -len(item[0]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            for prefix, app in self._raw:
+                if path.startswith(prefix) and (len(path) == len(prefix) or prefix.endswith("/") or path[len(prefix)] == "/"):
+                    await app(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+class _Http(uvicorn.Server):
+    """uvicorn, with the signals handled by our own loop: the services must close before the process ends."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+async def _serve(
+    server: Server, listening: socket.socket, ready: Callable[[Server], Awaitable[None]] | None
+) -> None:
+    """Serves until told to stop by a signal, or until `ready` has returned."""
+    http = _Http(
+        uvicorn.Config(
+            server.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+            server_header=False,
+            proxy_headers=True,
+        )
+    )
+    serving = asyncio.create_task(http.serve(sockets=[listening]))
+    while not http.started and not serving.done():
+        await pause(0.01)
+    if ready is None or serving.done():
+        await serving
+        return
+    beside = asyncio.ensure_future(ready(server))
+    await asyncio.wait({serving, beside}, return_when=asyncio.FIRST_COMPLETED)
+    if beside.done():
+        http.should_exit = True
+        await serving
+        beside.result()
+    else:
+        await _cancel([beside])
+        await serving

@@ -1,0 +1,1 @@
+"""How people enter a rule: one kind a file, found by this folder (see `services.triggers.entries.base`)."""

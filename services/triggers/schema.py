@@ -1,0 +1,71 @@
+"""The JSON schema of rule documents, made from the same types that read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.triggers.entries.base import kinds as entry_kinds
+from services.triggers.rule import Header
+from services.triggers.steps.base import NoParameters
+from services.triggers.steps.base import kinds as step_kinds
+from shared import conditions
+
+URL = "https://json-schema.org/draft/2020-12/schema"
+CONDITION, STEPS = {"$ref": "#/$defs/condition"}, {"$ref": "#/$defs/steps"}
+# Shorthands that a step takes besides its mapping.
+SHORT: dict[str, dict[str, Any]] = {
+    "send": {"type": "string"},
+    "wait": {"type": "string", "examples": ["3d"]},
+    "stop": {"type": "string"},
+}
+
+
+def schema() -> dict[str, Any]:
+    """A JSON schema (2020-12) of the whole language."""
+    defs: dict[str, Any] = {}
+    rule = _hoisted(Header.model_json_schema(by_alias=True), defs)
+    rule["properties"]["enter"] = {"oneOf": [_entry(kind, defs) for kind in entry_kinds().values()]}
+    rule["properties"]["steps"] = STEPS
+    rule["properties"]["stop"] = {"type": "array", "items": {"anyOf": [{"type": "string"}, _event(defs), CONDITION]}}
+    defs["steps"] = {"type": "array", "items": {"oneOf": [_step(key, kind, defs) for key, kind in step_kinds().items()]}}
+    condition = dict(conditions.schema())
+    defs |= condition.pop("$defs", {})
+    defs["condition"] = {key: value for key, value in condition.items() if key not in ("$schema", "$id")}
+    return {"$schema": URL, "title": "Dripline rule", **rule, "$defs": defs}
+
+
+def _hoisted(found: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    defs |= found.pop("$defs", {})
+    return found
+
+
+def _event(defs: dict[str, Any]) -> dict[str, Any]:
+    return _hoisted(conditions.EventMatch.model_json_schema(by_alias=True), defs)
+
+
+def _entry(kind: Any, defs: dict[str, Any]) -> dict[str, Any]:
+    found = _hoisted(kind.Parameters.model_json_schema(by_alias=True), defs)
+    found["properties"][kind.condition_key] = CONDITION
+    if kind.key == "on":
+        found["properties"]["on"] = {"anyOf": [{"type": "string"}, found["properties"]["on"]]}
+    found["examples"] = kind.examples
+    return found
+
+
+def _step(key: str, kind: Any, defs: dict[str, Any]) -> dict[str, Any]:
+    if kind.Parameters is NoParameters:
+        value: dict[str, Any] = {"allOf": [{"type": "object", "properties": {"then": STEPS, "else": STEPS}}]}
+    else:
+        value = _hoisted(kind.Parameters.model_json_schema(by_alias=True), defs)
+    if key == "wait_for":
+        value["properties"] |= {"then": STEPS, "else": STEPS}
+    if key in SHORT:
+        value = {"anyOf": [SHORT[key], value]}
+    value["examples"] = kind.examples
+    return {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, key: value},
+        "required": [key],
+        "additionalProperties": False,
+        "description": (kind.__doc__ or "").strip().split("\n")[0],
+    }

@@ -1,0 +1,67 @@
+"""`wait_for`: until an event comes (then …), or a time has passed without it (else …)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from services.triggers.guards import about_the_address
+from services.triggers.steps.base import Answer, Happened, Here, Into, Step, Wait, branch_lists
+from shared.conditions import EventMatch, match_holds
+from shared.conditions.fields import Duration, Strict
+from shared.conditions.where import Where, current_name
+
+
+class Parameters(Strict):
+    """`{event: Order Completed, where: {…}, for: 3d, then: […], else: […]}`."""
+
+    event: str = Field(max_length=200)
+    where: Where | None = None
+    for_: Duration = Field(alias="for")
+
+
+class WaitFor(Step):
+    """The event counts if it was learned after the step began and no later than `for` after that."""
+
+    key = "wait_for"
+    Parameters = Parameters
+    parameters: Parameters
+    examples = [{"event": "Order Completed", "for": "3d", "then": [{"stop": "bought"}], "else": [{"send": "reminder"}]}]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.match = EventMatch(event=current_name(self.parameters.event), where=self.parameters.where)
+
+    @classmethod
+    def plain(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if key not in ("then", "else")} if isinstance(value, dict) else value
+
+    @classmethod
+    def template(cls, value: Any) -> str:
+        found = value.get("event") if isinstance(value, dict) else ""
+        return found if isinstance(found, str) else ""
+
+    @classmethod
+    def lists(cls, value: Any) -> dict[str, tuple[list[Any], str]]:
+        return branch_lists(value, ("then", "else"))
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset({self.match.event})
+
+    def begin(self, here: Here) -> Answer:
+        return Wait(here.now + self.parameters.for_)
+
+    def resume(self, here: Here) -> Answer:
+        return Into("else")
+
+    def hear(self, here: Here, happened: Happened) -> Answer | None:
+        event, since = happened.event, here.run.since
+        assert since is not None
+        if event.history or not match_holds(self.match, event.name, event.properties):
+            return None
+        if not since < happened.moment <= since + self.parameters.for_ or not about_the_address(here.run, event):
+            return None
+        here.seen.append({"event": event.name, "id": str(event.id), "learned_at": event.learned_at.isoformat()})
+        return Into("then")

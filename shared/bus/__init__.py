@@ -1,0 +1,21 @@
+"""The bus and who may read it. Only this package looks at the scheme of BUS_URL."""
+
+from __future__ import annotations
+
+from shared.bus.base import Bus
+from shared.bus.postgres import PostgresBus
+from shared.errors import DriplineError
+from shared.events import TOPICS
+from shared.wake import Wake
+
+
+async def open_bus(url: str, *, member: str, partitions: int, wake: Wake) -> Bus:
+    """Opens the bus that the URL names: `postgresql://…` (log table) or `kafka://host:port,…`."""
+    scheme = url.partition("://")[0]
+    if scheme in ("postgresql", "postgres"):
+        return await PostgresBus.open(url, member=member, partitions=partitions, wake=wake, topics=TOPICS)
+    if scheme == "kafka":
+        from shared.bus.kafka import KafkaBus
+
+        return await KafkaBus.open(url, partitions=partitions, member=member, wake=wake)
+    raise DriplineError(f"BUS_URL begins with {scheme!r}; it must begin with postgresql:// or kafka://")

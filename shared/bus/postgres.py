@@ -1,0 +1,214 @@
+"""The bus as a log table in PostgreSQL (schema `bus`, see `shared.tables`).
+
+Appends that wait together are written together: one autocommit statement for all of them, so a burst of requests costs
+one commit. A statement either appends everything or nothing. After an error of the connection its outcome is unknown;
+whoever publishes again may append twice, and readers drop what they have seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from uuid import uuid4
+
+import msgspec
+
+from shared.bus.base import Outgoing, OutOfRange, Record, RecordTooLarge, partition_of
+from shared.db import Database
+from shared.wake import Wake, bus_topic
+
+MAX_RECORD = 4 * 1024 * 1024  # bytes
+MAX_STATEMENT = 8 * 1024 * 1024  # bytes of records in one append
+FALLBACK = 1.0  # seconds until a reader looks without having been woken
+RETENTION_DAYS = 14
+POOL = 6
+
+_pack = msgspec.msgpack.Encoder()
+_unpack = msgspec.msgpack.Decoder(dict[str, bytes])
+
+
+class PostgresBus:
+    """See `shared.bus.base.Bus`."""
+
+    def __init__(self, database: Database, wake: Wake, topics: dict[str, tuple[str, int]]) -> None:
+        self._database = database
+        self._wake = wake
+        self._topics = topics
+        self._waiting: list[tuple[Sequence[Outgoing], asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._in_range: set[tuple[str, int]] = set()
+
+    @classmethod
+    async def open(cls, url: str, *, member: str, partitions: int, wake: Wake, topics: Sequence[str]) -> PostgresBus:
+        """Connects and makes the topics that are missing. A topic that exists keeps its number of partitions."""
+        database = await Database.open(url, member=member, size=POOL)
+        known: dict[str, tuple[str, int]] = {}
+        async with database.transaction() as tx:
+            for topic in sorted(topics):
+                await tx.execute(
+                    "INSERT INTO bus.topic (name, epoch, partitions) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                    topic,
+                    uuid4(),
+                    partitions,
+                )
+                row = await tx.fetchrow("SELECT epoch, partitions FROM bus.topic WHERE name = $1", topic)
+                await tx.execute(
+                    "INSERT INTO bus.partition (topic, partition) SELECT $1, generate_series(0, $2 - 1) ON CONFLICT DO NOTHING",
+                    topic,
+                    row["partitions"],
+                )
+                known[topic] = (str(row["epoch"]), row["partitions"])
+        return cls(database, wake, known)
+
+    def epoch(self, topic: str) -> str:
+        return self._topics[topic][0]
+
+    def partitions(self, topic: str) -> int:
+        return self._topics[topic][1]
+
+    async def append(self, records: Sequence[Outgoing]) -> None:
+        if not records:
+            return
+        for record in records:
+            if len(record.value) > MAX_RECORD:
+                raise RecordTooLarge(f"a record for {record.topic} has {len(record.value)} bytes, at most {MAX_RECORD} fit")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, done))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush())
+        await done
+
+    publish = append
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            taken, size = [], 0
+            while self._waiting and size < MAX_STATEMENT:
+                records, done = self._waiting.pop(0)
+                taken.append((records, done))
+                size += sum(len(record.value) for record in records)
+            try:
+                await self._write([record for records, _ in taken for record in records])
+            except Exception as problem:
+                for _, done in taken:
+                    if not done.done():
+                        done.set_exception(problem)
+            else:
+                for _, done in taken:
+                    if not done.done():
+                        done.set_result(None)
+
+    async def _write(self, records: list[Outgoing]) -> None:
+        counts = {topic: count for topic, (_, count) in self._topics.items()}
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "SELECT bus.append($1, $2, $3, $4, $5)",
+                [r.topic for r in records],
+                [partition_of(r.key, counts[r.topic]) for r in records],
+                [r.key for r in records],
+                [r.value for r in records],
+                [_pack.encode(r.headers) for r in records],
+            )
+        for topic in {r.topic for r in records}:
+            self._wake.signal(bus_topic(topic))
+
+    async def fetch(self, topic: str, positions: Mapping[int, int], *, limit: int, wait: float) -> dict[int, list[Record]]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        listener = self._wake.listen([bus_topic(topic)])
+        try:
+            while True:
+                found = await self._read(topic, positions, limit)
+                left = deadline - loop.time()
+                if found or left <= 0:
+                    return found
+                await listener.wait(min(left, FALLBACK))
+        finally:
+            listener.close()
+
+    async def _read(self, topic: str, positions: Mapping[int, int], limit: int) -> dict[int, list[Record]]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                """
+                SELECT p.partition, r.number, r.key, r.value, r.headers
+                FROM unnest($2::smallint[], $3::bigint[]) AS p(partition, next)
+                CROSS JOIN LATERAL (
+                    SELECT number, key, value, headers FROM bus.record
+                    WHERE topic = $1 AND partition = p.partition AND number >= p.next
+                    ORDER BY number LIMIT $4
+                ) r
+                """,
+                topic,
+                list(positions.keys()),
+                list(positions.values()),
+                limit,
+            )
+        found: dict[int, list[Record]] = {}
+        for partition, number, key, value, headers in rows:
+            found.setdefault(partition, []).append(
+                Record(topic, partition, number, key, value, _unpack.decode(headers) if headers != b"\x80" else {})
+            )
+        unsure = [
+            p
+            for p, next_number in positions.items()
+            if (p in found and found[p][0].number != next_number) or (p not in found and (topic, p) not in self._in_range)
+        ]
+        if unsure:
+            await self._check_range(topic, {p: positions[p] for p in unsure})
+        return found
+
+    async def _check_range(self, topic: str, positions: Mapping[int, int]) -> None:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch("SELECT partition, first, next FROM bus.partition WHERE topic = $1", topic)
+        for partition, first, next_number in rows:
+            if partition not in positions:
+                continue
+            if not first <= positions[partition] <= next_number:
+                raise OutOfRange(
+                    f"{topic}/{partition}: the position {positions[partition]} is not within the kept numbers "
+                    f"{first}…{next_number}"
+                )
+            self._in_range.add((topic, partition))
+
+    async def ends(self, topic: str) -> dict[int, int]:
+        return await self._bounds(topic, "next")
+
+    async def beginnings(self, topic: str) -> dict[int, int]:
+        return await self._bounds(topic, "first")
+
+    async def _bounds(self, topic: str, column: str) -> dict[int, int]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(f"SELECT partition, {column} FROM bus.partition WHERE topic = $1", topic)
+        return {partition: number for partition, number in rows}
+
+    async def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
+        """Nothing to tell: the positions lie in the same server, where people look."""
+
+    async def maintain(self, retention_days: int = RETENTION_DAYS) -> None:
+        """Makes the coming days' tables and drops the days that are over; run it every hour by the bus's owner."""
+        async with self._database.connection() as connection:
+            await connection.execute("SELECT bus.make_days(2)")
+            today = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::bigint / 86400")
+            old = await connection.fetch(
+                """
+                SELECT c.oid::regclass::text AS name, substring(c.relname FROM 8)::int AS day
+                FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                WHERE i.inhparent = 'bus.record'::regclass AND c.relname <> 'record_default'
+                """
+            )
+        for name, day in old:
+            if day < today - retention_days:
+                async with self._database.transaction() as tx:
+                    await tx.execute(
+                        f"""
+                        UPDATE bus.partition p SET first = greatest(p.first, gone.last + 1)
+                        FROM (SELECT topic, partition, max(number) AS last FROM {name} GROUP BY 1, 2) gone
+                        WHERE p.topic = gone.topic AND p.partition = gone.partition
+                        """
+                    )
+                    await tx.execute(f"DROP TABLE {name}")
+
+    async def close(self) -> None:
+        if self._flusher is not None and not self._flusher.done():
+            await self._flusher
+        await self._database.close()

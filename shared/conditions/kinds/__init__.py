@@ -1,0 +1,1 @@
+"""The kinds of conditions, one a module, found by this folder."""

@@ -1,0 +1,91 @@
+"""`bought`: goods among the person's orders."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from pydantic import ConfigDict, model_validator
+
+from shared.conditions.counting import Span, orders_counted
+from shared.conditions.errors import nearest
+from shared.conditions.fields import Comparison, PositiveCount, refusal
+from shared.conditions.model import Leaf, Look, Moment, Needs
+from shared.conditions.where import Where
+from shared.facts.model import Facts, OrderLine
+
+
+def _schema(schema: dict[str, Any]) -> None:
+    schema["additionalProperties"] = Comparison.model_json_schema(by_alias=True)
+
+
+class Parameters(Span):
+    """Every key but within, since, at_least and where is a property of the order line: product_id, category, price."""
+
+    model_config = ConfigDict(json_schema_extra=_schema)
+
+    at_least: PositiveCount = 1
+    where: Where | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or not document:
+            raise refusal(f"names no goods: write for example {{category: {{eq: vinyl}}}}, not {document!r}")
+        known = cls.names()
+        properties = {str(key): value for key, value in document.items() if key not in known}
+        for key, value in properties.items():
+            if not isinstance(value, dict):
+                meant = nearest(key, known)
+                hint = f"did you mean {meant!r}?" if meant else f"write {{eq: {value}}}"
+                raise refusal(f"a property of the goods takes a mapping of operators: {hint}", field=key)
+        rest = {key: value for key, value in document.items() if key in known}
+        if properties:
+            if not isinstance(rest.get("where", {}), dict):
+                raise refusal("must be a mapping of properties", field="where")
+            rest["where"] = {**rest.get("where", {}), **properties}
+        return rest
+
+
+class Bought(Leaf):
+    """At least one unit (or `at_least`) of such goods was ordered and not returned."""
+
+    name = "bought"
+    parameters_type = Parameters
+    examples = (
+        {"category": {"eq": "vinyl"}, "within": "60d"},
+        {"product_id": {"in": ["p-1", "p-2"]}, "at_least": 3},
+    )
+    parameters: Parameters
+
+    def look(self, facts: Facts, moment: Moment) -> Look:
+        where = self.parameters.where
+        found = [
+            (order, line)
+            for order in orders_counted(facts, moment, self.parameters)
+            for line in order.lines
+            if kept(line) > 0 and (where is None or where.accepts(line_properties(line)))
+        ]
+        units = sum(kept(line) for _, line in found)
+        looked_at = {
+            "units": units,
+            "products": sorted({line.product_id for _, line in found})[:20],
+            "last": found[-1][0].at if found else None,
+        }
+        # Goods sold by weight come in fractions: some of them is enough where one is asked for.
+        holds = bool(found) if self.parameters.at_least == 1 else units >= self.parameters.at_least
+        return Look(holds, looked_at)
+
+    @cached_property
+    def needs(self) -> Needs:
+        return Needs(entry=self.parameters.since is not None)
+
+
+def kept(line: OrderLine) -> Any:
+    """How much of the line did not come back."""
+    return line.quantity - line.returned
+
+
+def line_properties(line: OrderLine) -> dict[str, Any]:
+    """The line as `bought` sees it."""
+    return {**line.product, "product_id": line.product_id, "quantity": kept(line), "price": line.price}

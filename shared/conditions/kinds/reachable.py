@@ -1,0 +1,57 @@
+"""`reachable`: over which channels marketing may be sent to the person now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from shared.conditions.consents import known_channel, standing
+from shared.conditions.fields import Strict, refusal
+from shared.conditions.model import Leaf, Look, Moment
+from shared.facts.model import Facts
+from shared.identifiers import ADDRESS_KIND
+
+Channel = Annotated[str, AfterValidator(lambda channel: known_channel(channel))]
+
+
+class Parameters(Strict):
+    """`any` of these channels, `all` of those."""
+
+    any_: list[Channel] = Field(default=[], alias="any", min_length=1)
+    all_: list[Channel] = Field(default=[], alias="all", min_length=1)
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Parameters:
+        if not self.model_fields_set:
+            raise refusal("names no channel: write for example {any: [email, push]}")
+        return self
+
+
+class Reachable(Leaf):
+    """There is an address (not a merely claimed one) with consent for the rule's topic and without suppression."""
+
+    name = "reachable"
+    parameters_type = Parameters
+    examples = ({"any": ["email", "push"]}, {"all": ["sms"]})
+    parameters: Parameters
+
+    def look(self, facts: Facts, moment: Moment) -> Look:
+        asked = self.parameters
+        by_channel = {channel: is_reachable(facts, moment, channel) for channel in [*asked.any_, *asked.all_]}
+        holds = all(by_channel[channel] for channel in asked.all_)
+        if asked.any_:
+            holds = holds and any(by_channel[channel] for channel in asked.any_)
+        return Look(holds, by_channel)
+
+
+def is_reachable(facts: Facts, moment: Moment, channel: str) -> bool:
+    """Whether marketing for the rule's topic may go to one of the person's addresses on the channel."""
+    allowed = {consent.node for consent in standing(facts, channel, moment.topic) if consent.may_write}
+    return any(
+        address.kind == ADDRESS_KIND[channel]
+        and address.status != "claimed"
+        and address.node in allowed
+        and address.node not in moment.suppressed
+        for address in facts.addresses
+    )

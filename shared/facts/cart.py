@@ -1,0 +1,184 @@
+"""The cart: a fold of its operations in the order of their time.
+
+Of a person's operations those of the last 30 days count, and of these the latest 500. *Added* adds, *Removed* takes away,
+*Cart Viewed* replaces everything, an order takes out what it bought. Two reports of one order take out what it bought once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+import msgspec
+
+from shared.facts.model import Cart, CartItem
+from shared.facts.rows import CartLine, CartOp
+
+LIFETIME = timedelta(days=30)
+LIMIT = 500
+ZERO, ONE = Decimal(0), Decimal(1)
+
+
+class _Lying(msgspec.Struct):
+    """A product while folding. `since`: places of the operations that matter to it since it was last absent."""
+
+    quantity: Decimal
+    price: Decimal | None
+    added_at: datetime
+    product: dict
+    since: list[int]
+
+
+def in_force(ops: Iterable[CartOp], at: datetime) -> list[CartOp]:
+    """The operations that count at `at`, in order: those of the last 30 days, of these the latest 500."""
+    start = at - LIFETIME
+    return sorted((op for op in ops if start < op.at <= at), key=order_of)[-LIMIT:]
+
+
+def order_of(op: CartOp) -> tuple[datetime, UUID]:
+    return op.at, op.id
+
+
+def fold_cart(ops: Iterable[CartOp], at: datetime) -> Cart:
+    """The cart at `at`. `changed_at` is the time of the last operation, whether or not anything lies in it."""
+    counted = in_force(ops, at)
+    return _cart(_fold(counted), counted)
+
+
+def _cart(lying: dict[str, _Lying], counted: Sequence[CartOp]) -> Cart:
+    items = [
+        CartItem(product_id=key, quantity=it.quantity, price=it.price, added_at=it.added_at, product=it.product)
+        for key, it in lying.items()
+    ]
+    total = sum((it.quantity * it.price for it in items if it.price is not None), ZERO)
+    return Cart(items=items, total=total, changed_at=counted[-1].at if counted else None)
+
+
+def _fold(ops: Sequence[CartOp]) -> dict[str, _Lying]:
+    lying: dict[str, _Lying] = {}
+    taken: dict[tuple[str, str], Decimal | None] = {}
+    for place, op in enumerate(ops):
+        if op.kind == "view":
+            lying = {}
+        for item in op.items:
+            if op.kind in ("add", "view"):
+                _put(lying, place, op, item)
+            elif op.kind == "remove":
+                _take(lying, place, item.product_id, item.quantity)
+            else:
+                key = (op.order_key or str(op.id), item.product_id)
+                if (left := _left_to_take(taken, key, item.quantity)) is None or left > 0:
+                    _take(lying, place, item.product_id, left)
+    return lying
+
+
+def _put(lying: dict[str, _Lying], place: int, op: CartOp, item: CartLine) -> None:
+    quantity = ONE if item.quantity is None else item.quantity
+    if quantity <= 0:
+        return
+    there = lying.get(item.product_id)
+    if there is None:
+        lying[item.product_id] = _Lying(quantity, item.price, op.at, item.product, [place])
+        return
+    there.quantity += quantity
+    there.price = there.price if item.price is None else item.price
+    there.added_at = op.at
+    there.product = {**there.product, **item.product}
+    there.since.append(place)
+
+
+def _take(lying: dict[str, _Lying], place: int, product_id: str, quantity: Decimal | None) -> None:
+    there = lying.get(product_id)
+    if there is None:
+        return
+    if quantity is None or there.quantity <= quantity:
+        del lying[product_id]
+    else:
+        there.quantity -= quantity
+        there.since.append(place)
+
+
+def _left_to_take(
+    taken: dict[tuple[str, str], Decimal | None], key: tuple[str, str], quantity: Decimal | None
+) -> Decimal | None:
+    """What this report of an order takes out beyond the earlier ones (None: all that lies there)."""
+    before = taken.get(key, ZERO)
+    if before is None:
+        return ZERO
+    if quantity is None:
+        taken[key] = None
+        return None
+    taken[key] = max(before, quantity)
+    return max(ZERO, quantity - before)
+
+
+class CartState(msgspec.Struct, omit_defaults=True):
+    """The operations that can still matter, as they are kept with a person's cached state.
+
+    Whatever cannot change any cart from now on is left out: for every later moment, and whatever operations come after
+    `last`, folding this equals folding all operations. An operation that is *not* after `last` needs all of them again.
+    `ops` are pairs of (running number, operation); `count` is the highest running number: the latest 500 count.
+    """
+
+    count: int = 0
+    last_at: datetime | None = None
+    last_id: UUID | None = None
+    ops: list[tuple[int, CartOp]] = []
+
+    def is_late(self, op: CartOp) -> bool:
+        """Whether `op` does not come after everything that was folded."""
+        return self.last_at is not None and (op.at, op.id) <= (self.last_at, self.last_id)
+
+    @classmethod
+    def of(cls, ops: Iterable[CartOp], at: datetime) -> tuple[CartState, Cart]:
+        """The state and the cart of these operations at `at`."""
+        counted = in_force(ops, at)
+        if not counted:
+            return cls(), Cart()
+        last = counted[-1]
+        state = cls(len(counted), last.at, last.id, list(enumerate(counted, 1)))
+        return state._reduced(at)
+
+    def after(self, op: CartOp, at: datetime) -> tuple[CartState, Cart]:
+        """The state and the cart at `at` after one more operation; it must not be late."""
+        count = self.count + 1
+        return CartState(count, op.at, op.id, [*self.ops, (count, op)])._reduced(at)
+
+    def cart(self, at: datetime) -> Cart:
+        """The cart at `at`, which is not before what was folded."""
+        return self._reduced(at)[1]
+
+    @property
+    def unchanged_until(self) -> datetime | None:
+        """The moment from which the cart may change by itself, because something becomes too old; None: never."""
+        oldest = min((op.at for _, op in self.ops), default=self.last_at)
+        return None if oldest is None else oldest + LIFETIME
+
+    def _reduced(self, at: datetime) -> tuple[CartState, Cart]:
+        start, least = at - LIFETIME, self.count - LIMIT
+        kept = [pair for pair in self.ops if pair[0] > least and pair[1].at > start]
+        lying = _fold([op for _, op in kept])
+        cart = _cart(lying, [])
+        if self.last_at is not None and self.last_at > start:
+            cart.changed_at = self.last_at
+        matter: dict[int, set[str]] = {}
+        for product, it in lying.items():
+            for place in it.since:
+                matter.setdefault(place, set()).add(product)
+        ops: list[tuple[int, CartOp]] = []
+        for place, (number, op) in enumerate(kept):
+            products = matter.get(place)
+            if op.kind == "order":
+                ops.append((number, op))  # a second report of this order must find what it took out
+            elif products is not None:
+                ops.append((number, _only(op, products)))
+        return CartState(self.count, self.last_at, self.last_id, ops), cart
+
+
+def _only(op: CartOp, products: set[str]) -> CartOp:
+    if len(products) == len(op.items):
+        return op
+    return CartOp(op.at, op.id, op.kind, op.order_key, [item for item in op.items if item.product_id in products])
+

@@ -1,0 +1,120 @@
+"""Orders: what several reports and refunds say together.
+
+The winning report is the greatest by (trust, time, id): it names the node to which the order counts, and says whether the
+order is cancelled. What it leaves out (a total, the lines) is taken from the next report that states it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+from shared.facts.model import Order, OrderLine, Refund
+from shared.facts.rows import OrderReport, RefundRow, ReportLine
+
+ZERO = Decimal(0)
+
+
+class Folded(NamedTuple):
+    """One order key: the order if any report is known, else its refunds by themselves. `winner`: the winning report;
+    `first_event`: the first *Order Completed* learned from a source that may state money (it alone enters rules)."""
+
+    order: Order | None
+    refunds: list[Refund]
+    winner: OrderReport | None
+    first_event: UUID | None
+
+
+def _rank(report: OrderReport | RefundRow) -> tuple:
+    return report.trust, report.at, report.event
+
+
+def fold_order(reports: Sequence[OrderReport], refunds: Sequence[RefundRow]) -> Folded:
+    """All reports and refunds of one order key."""
+    counted = _distinct(refunds)
+    if not reports:
+        return Folded(None, [_alone(refund) for refund in counted], None, None)
+    ranked = sorted(reports, key=_rank, reverse=True)
+    winner = ranked[0]
+    completed = [report for report in ranked if report.kind == "completed"] or ranked
+    best = [report for report in completed if report.trust == completed[0].trust]
+    learned_first = min(completed, key=lambda report: (report.learned_at, report.event))
+    entering = [report for report in reports if report.states_money and report.kind == "completed"]
+    first = min(entering, key=lambda report: (report.learned_at, report.event), default=None)
+    total = next((r.total for r in ranked if r.states_money and r.total is not None), None)
+    lines = next((r.lines for r in ranked if r.lines), [])
+    order = Order(
+        key=winner.order_key,
+        node=winner.node,
+        at=min(report.at for report in best),
+        learned_at=learned_first.learned_at,
+        total=total,
+        refunded=refunded(counted, total),
+        cancelled=winner.kind == "cancelled",
+        history=learned_first.history,
+        channel=next((r.channel for r in ranked if r.channel), None),
+        lines=with_returns(lines, counted),
+    )
+    return Folded(order, [], winner, first.event if first else None)
+
+
+def _distinct(refunds: Iterable[RefundRow]) -> list[RefundRow]:
+    """Two reports of one refund are one refund: the greatest by (trust, time, id) counts."""
+    best: dict[str, RefundRow] = {}
+    for refund in refunds:
+        there = best.get(refund.refund_key)
+        if there is None or _rank(refund) > _rank(there):
+            best[refund.refund_key] = refund
+    return sorted(best.values(), key=lambda refund: (refund.at, refund.event))
+
+
+def _alone(row: RefundRow) -> Refund:
+    return Refund(
+        key=row.refund_key,
+        order_key=row.order_key,
+        node=row.node,
+        at=row.at,
+        learned_at=row.learned_at,
+        amount=row.amount,
+        history=row.history,
+        lines=[_line(line) for line in row.lines],
+    )
+
+
+def refunded(refunds: Iterable[RefundRow], total: Decimal | None) -> Decimal:
+    """The sum of the refunds; one without an amount is of the whole order."""
+    amounts = [refund.amount for refund in refunds]
+    if None in amounts:
+        return ZERO if total is None else total
+    return sum((amount for amount in amounts if amount is not None), ZERO)
+
+
+def _line(line: ReportLine) -> OrderLine:
+    return OrderLine(product_id=line.product_id, quantity=line.quantity, price=line.price, product=line.product)
+
+
+def with_returns(lines: Iterable[ReportLine], refunds: Iterable[RefundRow]) -> list[OrderLine]:
+    """The lines with what came back: a refund's own lines, or everything where it names neither lines nor amount."""
+    result = [_line(line) for line in lines]
+    for refund in refunds:
+        if not refund.lines and refund.amount is None:
+            for line in result:
+                line.returned = line.quantity
+        for returned in refund.lines:
+            _take_back(result, returned.product_id, returned.quantity)
+    return result
+
+
+def _take_back(lines: list[OrderLine], product_id: str, quantity: Decimal) -> None:
+    for line in lines:
+        if line.product_id == product_id and quantity > 0:
+            back = min(quantity, line.quantity - line.returned)
+            line.returned += back
+            quantity -= back
+
+
+def order_of(order: Order) -> tuple:
+    """Orders are listed in this order: oldest first."""
+    return order.at, order.key

@@ -1,0 +1,112 @@
+"""Brings a database to the newest version: the schemas, one role a service, one Alembic history a schema, the grants.
+
+The histories are `shared/migrations/versions` (schemas platform and bus) and `services/<service>/migrations/versions`.
+Running it twice, or from two processes at once, is harmless: an advisory lock lets one through at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from shared.ids import lock_key
+
+ENVIRONMENT = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class History:
+    """One Alembic history. `schema` keeps its version table; `role` may write it (None: every service's role may)."""
+
+    schema: str
+    versions: Path
+    role: str | None
+
+
+PLATFORM = History("platform", ENVIRONMENT / "versions", None)
+
+
+async def migrate(url: str, histories: list[History]) -> None:
+    """Migrates `url` (asyncpg form) through the histories in order. Raises what the server says."""
+    roles = [history.role for history in histories if history.role]
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("SELECT pg_advisory_lock($1)", lock_key("migrate", "all"))
+        await _roles(connection, roles)
+        for schema in ["platform", "bus", "cdp", *(h.schema for h in histories)]:
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(url))
+        try:
+            for history in histories:
+                async with engine.connect() as sa_connection:
+                    await sa_connection.run_sync(_upgrade, history)
+                    await sa_connection.commit()
+        finally:
+            await engine.dispose()
+        for history in histories:
+            await _grant(connection, history, roles)
+        await connection.execute(
+            "INSERT INTO platform.deployment (node_namespace, secret) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            uuid4(),
+            secrets.token_bytes(32),
+        )
+    finally:
+        await connection.close()
+
+
+async def _roles(connection: asyncpg.Connection, roles: list[str]) -> None:
+    # Roles belong to the whole server: another database's migration may be making the same ones now.
+    for role in roles:
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
+            try:
+                await connection.execute(f"CREATE ROLE {role} NOLOGIN")
+            except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
+                pass
+        member = await connection.fetchval("SELECT pg_has_role(current_user, $1, 'MEMBER')", role)
+        if not member:
+            await connection.execute(f"GRANT {role} TO current_user")
+
+
+async def _grant(connection: asyncpg.Connection, history: History, roles: list[str]) -> None:
+    everyone = ", ".join(roles)
+    if not everyone:
+        return
+    if history.role is None:
+        for schema in ("platform", "bus"):
+            await connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {everyone}")
+            await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {everyone}")
+            await connection.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {everyone}")
+        return
+    schema, role = history.schema, history.role
+    await connection.execute(f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}")
+    await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}")
+    await connection.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")
+    await connection.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}")
+    await connection.execute(f"GRANT USAGE ON SCHEMA cdp TO {everyone}")
+    await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA cdp TO {everyone}")
+
+
+def _upgrade(connection: Connection, history: History) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(ENVIRONMENT))
+    config.set_main_option("version_locations", str(history.versions))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    config.attributes["schema"] = history.schema
+    connection.execute(text(f"SET search_path TO {history.schema}"))
+    command.upgrade(config, "head")
+
+
+def migrate_sync(url: str, histories: list[History]) -> None:
+    """The same, for callers without a running loop."""
+    asyncio.run(migrate(url, histories))

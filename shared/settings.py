@@ -1,0 +1,233 @@
+"""The settings of one process, read from the environment once.
+
+Each field below is an environment variable in capitals (`PORT=9000 dripline up`); `SECRETS_DIR` names a folder of
+files, one a setting, for what should not stand in the environment (`smtp_url`, `secret_key` …). What marketers
+decide (channels, caps, quiet hours per channel, rules) is not here: it is changed by API while Dripline runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+import pydantic
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+ServiceName = Literal["ingest", "profile", "triggers", "dispatch"]
+SERVICE_NAMES: tuple[ServiceName, ...] = get_args(ServiceName)
+EMBEDDED_PARTITIONS = 8
+PARTITIONS = 64
+
+
+class Settings(BaseSettings):
+    """What one process of Dripline is told. Use `load`, which turns mistakes into one sentence each."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
+
+    # ── which part of Dripline this process is ────────────────────────────────────────────────────────────────────
+    services: Annotated[frozenset[ServiceName], NoDecode] = frozenset(SERVICE_NAMES)
+    """The services that this process runs, separated by commas. Default: all four."""
+
+    bus_url: SecretStr | None = None
+    """The bus: `postgresql://…` or `kafka://host:port`. Default: a log table in the database."""
+
+    database_url: SecretStr | None = None
+    """The PostgreSQL server: `postgresql://user:password@host/db`. Default: an embedded server under `data_dir`."""
+
+    data_dir: Path = Path("data")
+    """Folder of the embedded database, the inbox and the credentials of the first start."""
+
+    partitions: Annotated[int, Field(ge=1, le=1024)] = PARTITIONS
+    """Partitions of each bus topic, fixed when it is made. Default: 64, or 8 when bus and database are embedded."""
+
+    # ── where it listens ──────────────────────────────────────────────────────────────────────────────────────────
+    host: str = "127.0.0.1"
+    """Address to listen on. `0.0.0.0` opens the HTTP API to the network."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """TCP port to listen on; 0 takes a free one."""
+
+    public_url: str = ""
+    """The address that people and clients reach, as it stands in the links of messages. Default: `http://host:port`."""
+
+    # ── the shop ──────────────────────────────────────────────────────────────────────────────────────────────────
+    shop_name: str = "Dripline Shop"
+    """The shop's name: sender of e-mails, `{{ shop.name }}` in templates."""
+
+    shop_timezone: str = "Europe/Moscow"
+    """IANA time zone of the shop; counts where a person's own is not known (quiet hours, schedules)."""
+
+    shop_country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "RU"
+    """ISO 3166 country by which phone numbers without a country code are read. Never change it: ids derive from it."""
+
+    shop_currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "RUB"
+    """ISO 4217 code of the one currency of all amounts. An order in another is dead-lettered."""
+
+    shop_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names that links in messages may lead to, separated by commas. Default: that of `public_url` alone."""
+
+    # ── time limits ───────────────────────────────────────────────────────────────────────────────────────────────
+    mark_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 200
+    """Milliseconds between two marks of the watermark: what a marketing decision waits for at least."""
+
+    linger_ms: Annotated[int, Field(ge=0, le=1_000)] = 20
+    """Milliseconds that a consumer waits after a small batch, so that the next one is larger."""
+
+    lease_seconds: Annotated[float, Field(ge=0.5, le=60)] = 3.0
+    """Seconds that a lease on a partition lasts without renewal."""
+
+    # ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+    """Connections that each service of this process may hold to the database."""
+
+    max_bytes_in_flight: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    """Bytes of request bodies that ingest takes on at once; beyond it answers 429."""
+
+    # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────
+    smtp_url: SecretStr | None = None
+    """`smtp://user:password@host:587`, or `smtps://…`. Default: e-mail stays in the inbox."""
+
+    smtp_from: str = ""
+    """Sender's address of e-mails. Default: `shop@` and the host of `public_url`."""
+
+    quiet_hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] = "21:00-09:00"
+    """Local time of day in which SMS, push, messengers and calls wait. E-mail has none unless its channel sets them."""
+
+    # ── secrets ───────────────────────────────────────────────────────────────────────────────────────────────────
+    secret_key: SecretStr | None = None
+    """Key that signs links in messages. Default: made at the first start and kept in the database."""
+
+    # ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """`console` for people, `json` for machines; `auto` is console in a terminal and JSON elsewhere."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is written."""
+
+    @field_validator("services", "shop_hosts", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("services")
+    @classmethod
+    def _at_least_one_service(cls, value: frozenset[ServiceName]) -> frozenset[ServiceName]:
+        if not value:
+            raise ValueError(f"name at least one of {', '.join(SERVICE_NAMES)}")
+        return value
+
+    @field_validator("shop_timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("is not an IANA time zone such as Europe/Moscow")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _plain_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not re.match(r"^postgres(ql)?://", value.get_secret_value()):
+            raise ValueError("must begin with postgresql://")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in ("smtp", "smtps", "smtp+starttls") or not parts.hostname:
+                raise ValueError("must look like smtp://user:password@host:587")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _http_origin(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError("must look like https://mail.example.com")
+        return value.rstrip("/")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _fewer_partitions_when_embedded(cls, values: Any) -> Any:
+        embedded = not values.get("bus_url") and not values.get("database_url")
+        if embedded and values.get("partitions") is None:
+            values = {**values, "partitions": EMBEDDED_PARTITIONS}
+        return values
+
+    @property
+    def uses_embedded_database(self) -> bool:
+        """Whether this process starts PostgreSQL itself."""
+        return self.database_url is None
+
+    @property
+    def origin(self) -> str:
+        """`public_url`, or what a browser on this machine would use; without a trailing slash."""
+        if self.public_url:
+            return self.public_url
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
+
+    @property
+    def link_hosts(self) -> frozenset[str]:
+        """Host names that a click may be forwarded to."""
+        return frozenset(self.shop_hosts) or frozenset({urlsplit(self.origin).hostname or ""})
+
+    @property
+    def sender(self) -> str:
+        """The address that e-mails come from."""
+        return self.smtp_from or f"shop@{urlsplit(self.origin).hostname}"
+
+    @property
+    def lease(self) -> timedelta:
+        """`lease_seconds` as a duration."""
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def mark_interval(self) -> timedelta:
+        """`mark_interval_ms` as a duration."""
+        return timedelta(milliseconds=self.mark_interval_ms)
+
+    @property
+    def linger(self) -> timedelta:
+        """`linger_ms` as a duration."""
+        return timedelta(milliseconds=self.linger_ms)
+
+    @property
+    def inbox_dir(self) -> Path:
+        """Where messages land until a channel is configured; e-mail as Maildir."""
+        return self.data_dir / "inbox"
+
+    @property
+    def credentials_file(self) -> Path:
+        """What the first start wrote for the person who started it: URL and keys, mode 0600."""
+        return self.data_dir / "credentials.json"
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings from the environment; `overrides` (from the command line) win, those that are None count as absent.
+
+    :raises ConfigurationError: naming each variable that is wrong and what it should be
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    secrets = os.environ.get("SECRETS_DIR") or None
+    if secrets and not Path(secrets).is_dir():
+        raise ConfigurationError(f"SECRETS_DIR names {secrets}, which is not a folder.")
+    try:
+        return Settings(_secrets_dir=secrets, **given)  # type: ignore[call-arg]  # known to BaseSettings.__init__ only
+    except pydantic.ValidationError as error:
+        complaints = [f"{str(item['loc'][0]).upper()}: {_in_words(item)}" for item in error.errors() if item["loc"]]
+        raise ConfigurationError("Wrong setting. " + "; ".join(complaints or [str(error)]) + ".") from None
+
+
+def _in_words(item: Any) -> str:
+    """Pydantic's complaint without its prefix; the value itself is left out, it may be a password."""
+    return str(item["msg"]).removeprefix("Value error, ")

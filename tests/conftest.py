@@ -1,0 +1,94 @@
+"""Fixtures for all tests. Nothing is started before a test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from scripts.kafka import Kafka
+from shared.embedded_postgres import EmbeddedPostgres
+from tests.support import databases, kafka
+from tests.support.smtp_peer import SmtpPeer
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """One PostgreSQL server for the session, over TCP. Tests that stop or kill it take `own_postgres`."""
+    # The tests kill processes, never the machine: without fsync they are faster and as strict.
+    with databases.temporary_server(fsync="off") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def migrated_template(postgres_server: EmbeddedPostgres) -> str:
+    """Name of the database that holds the newest tables and no rows."""
+    return await databases.make_template(postgres_server.url)
+
+
+@pytest.fixture
+async def database_url(postgres_server: EmbeddedPostgres, migrated_template: str) -> AsyncIterator[str]:
+    """A migrated database for this test alone."""
+    async with databases.cloned(postgres_server.url, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database without tables for this test alone."""
+    async with databases.cloned(postgres_server.url, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server for this test alone, to stop, kill and start; empty. Its port stays the same."""
+    with databases.temporary_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", name="kafka")
+def shared_kafka() -> Iterator[Kafka]:
+    """One Kafka node for the session: name bus topics apart. Tests that stop or kill it take `own_kafka`."""
+    with kafka.temporary_kafka() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def kafka_url(kafka: Kafka) -> str:
+    """`kafka://host:port` of the session's node."""
+    return kafka.url
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Kafka]:
+    """A Kafka node for this test alone, to stop, kill, pause and start."""
+    with kafka.temporary_kafka() as node:
+        yield node
+
+
+@pytest.fixture
+def smtp_peer() -> Iterator[SmtpPeer]:
+    """An SMTP server that is a process of its own, with its own ledger."""
+    with SmtpPeer() as peer:
+        yield peer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever takes a Kafka fixture is marked so: `-m kafka` and `-m "not kafka"` are complete."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if kafka.FIXTURES & set(getattr(item, "fixturenames", ())) or "kafka" in parameters.values():
+            item.add_marker(pytest.mark.kafka)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A skipped Kafka is said loudly, not among other lines."""
+    reasons = {
+        report.longrepr[2].removeprefix("Skipped: KAFKA: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and "KAFKA: " in report.longrepr[2]
+    }
+    for reason in sorted(reasons):
+        terminalreporter.write_sep("!", "KAFKA TESTS SKIPPED", yellow=True, bold=True)
+        terminalreporter.write_line(f"{reason} With both installed, run `make test-kafka`.", yellow=True)

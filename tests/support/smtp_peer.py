@@ -1,0 +1,207 @@
+"""An SMTP server for tests: a process of its own that writes down, itself, what it was told and what it answered.
+
+    peer.reply("bob@example.com", "550 5.1.1 no such person")    # answer to RCPT, from now on
+    peer.behave(hang_up_after_data=True)                           # takes the letter, then the line goes dead
+    peer.letters()                                                 # what it answered 250 for
+
+The ledger is the oracle: it is on disk before the answer leaves, and it survives `kill`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import email
+import email.policy
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, Self
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from tests.support.wait import until_blocking
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Behaviour:
+    """How the peer answers; written by the test, read by the peer before each answer."""
+
+    replies: dict[str, str] = field(default_factory=dict)
+    """Recipient → answer to its RCPT, such as `451 4.3.0 try later`."""
+
+    data_reply: str = ""
+    """Answer to the end of DATA instead of 250; the letter is not taken."""
+
+    delay_seconds: float = 0.0
+    """Pause before the answer to the end of DATA; the letter is in the ledger already."""
+
+    hang_up_after_data: bool = False
+    """The letter is taken and the connection is cut before the answer: the sender cannot know."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One letter that the peer took."""
+
+    sender: str
+    recipients: list[str]
+    at: float
+    """Seconds of the peer's wall clock at which DATA ended."""
+    message: EmailMessage
+
+
+class SmtpPeer:
+    """The test's side: starts, steers and reads the peer. The port stays the same over `kill` and `start`."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-smtp-"))
+        self.ledger = self.folder / "ledger.jsonl"
+        self.behaviour = Behaviour()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """As SMTP_URL takes it."""
+        return f"smtp://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the process and wait until it answers."""
+        self.behave()
+        arguments = ["--port", str(self.port), "--folder", str(self.folder), "--parent", str(os.getpid())]
+        self._process = subprocess.Popen([sys.executable, "-m", "tests.support.smtp_peer", *arguments], cwd=ROOT)
+        until_blocking(self._answers, what="the SMTP peer answers")
+
+    def kill(self) -> None:
+        """SIGKILL: connections break in the middle."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """An orderly end."""
+        self._end(signal.SIGTERM)
+
+    def reply(self, recipient: str, answer: str) -> None:
+        """Answer RCPT of `recipient` with `answer` from now on."""
+        self.behave(replies={**self.behaviour.replies, recipient: answer})
+
+    def behave(self, **changes: Any) -> None:
+        """Change the behaviour, for all letters to come. Fields of `Behaviour`."""
+        self.behaviour = Behaviour(**{**asdict(self.behaviour), **changes})
+        unfinished = self.folder / "behaviour.new"
+        unfinished.write_text(json.dumps(asdict(self.behaviour)))
+        unfinished.replace(self.folder / "behaviour.json")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The whole ledger: each `{"kind": "rcpt" | "refused" | "taken", …}` in the order of events."""
+        if not self.ledger.exists():
+            return []
+        return [json.loads(line) for line in self.ledger.read_text().splitlines() if line.endswith("}")]
+
+    def letters(self, recipient: str | None = None) -> list[Letter]:
+        """The letters it took, all or those to one recipient."""
+        return [
+            Letter(
+                sender=entry["sender"],
+                recipients=entry["recipients"],
+                at=entry["at"],
+                message=email.message_from_string(entry["content"], policy=email.policy.default),
+            )
+            for entry in self.entries()
+            if entry["kind"] == "taken" and (recipient is None or recipient in entry["recipients"])
+        ]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise AssertionError("the SMTP peer ended at once")
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                return connection.recv(3) == b"220"
+        except OSError:
+            return False
+
+    def _end(self, signal_number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal_number)
+            self._process.wait(10)
+            self._process = None
+
+
+class _Desk:
+    """The peer's side: aiosmtpd's handler."""
+
+    def __init__(self, folder: Path) -> None:
+        self._behaviour = folder / "behaviour.json"
+        self._ledger = open(folder / "ledger.jsonl", "a")  # noqa: SIM115 - open as long as the process lives
+
+    async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, _o: list[str]) -> str:
+        answer = self._now().replies.get(address, "250 OK")
+        self._write(kind="rcpt", recipient=address, answer=answer)
+        if answer.startswith("2"):
+            envelope.rcpt_tos.append(address)
+        return answer
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        behaviour = self._now()
+        letter = {"sender": envelope.mail_from, "recipients": envelope.rcpt_tos}
+        if behaviour.data_reply and not behaviour.data_reply.startswith("2"):
+            self._write(kind="refused", answer=behaviour.data_reply, **letter)
+            return behaviour.data_reply
+        content = envelope.original_content or b""
+        self._write(kind="taken", content=content.decode("utf-8", "surrogateescape"), **letter)
+        if behaviour.hang_up_after_data:
+            assert server.transport is not None
+            server.transport.abort()
+        await asyncio.sleep(behaviour.delay_seconds)
+        return behaviour.data_reply or "250 OK"
+
+    def _now(self) -> Behaviour:
+        return Behaviour(**json.loads(self._behaviour.read_text()))
+
+    def _write(self, **entry: Any) -> None:
+        self._ledger.write(json.dumps({"at": time.time(), **entry}) + "\n")
+        self._ledger.flush()
+
+
+async def _serve(port: int, folder: Path, parent: int) -> None:
+    desk = _Desk(folder)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    server = await loop.create_server(lambda: SMTP(desk, enable_SMTPUTF8=True, timeout=60), "127.0.0.1", port)
+    async with server:
+        while not ended.is_set() and os.getppid() == parent:  # whoever started us may have been killed
+            try:
+                await asyncio.wait_for(ended.wait(), 1)
+            except TimeoutError:
+                continue
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    options = parser.parse_args()
+    asyncio.run(_serve(options.port, options.folder, options.parent))

@@ -1,0 +1,112 @@
+"""A tracking API as a process of its own, with a ledger of its own: what importers and the simulated shop are tried on.
+
+    python tests/support/tracking_peer.py --ledger FILE --key KEY [--answers "503:7,429:0,200"] [--delay 0.01]
+
+Prints its port on the first line of its output. It checks what the protocol asks for: Basic authentication with an
+empty password, JSON of the batch form, the limits of size and number, a type and an id for every event, `messageId` of
+100 characters at most. Scripted answers (`status:Retry-After`) come first. An event whose properties say
+`{"refuse": true}` is bad: a batch without a good event is answered 400, else 200 and only the good ones go into the
+ledger, one JSON line each, `{"request": n, "event": {…}}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+TYPES = {"identify", "track", "page", "screen", "group", "alias"}
+
+
+class Api(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.options = options
+        self.lock = threading.Lock()
+        self.requests = 0
+        self.answers = [
+            (int(status), wait)
+            for status, _, wait in (answer.partition(":") for answer in options.answers.split(",") if answer)
+        ]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Api
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            self.server.requests += 1
+            number = self.server.requests
+            scripted = self.server.answers.pop(0) if self.server.answers else (200, "")
+        time.sleep(self.server.options.delay)
+        if scripted[0] != 200:
+            return self._answer(scripted[0], {"title": "scripted"}, {"Retry-After": scripted[1]} if scripted[1] else {})
+        wanted = "Basic " + base64.b64encode(f"{self.server.options.key}:".encode()).decode()
+        if self.headers.get("Authorization") != wanted:
+            return self._answer(401, {"title": "unauthorized", "detail": "no such write key"})
+        if self.path != "/v1/batch":
+            return self._answer(404, {"title": "not found"})
+        if len(body) > self.server.options.max_batch:
+            return self._answer(413, {"title": "too large"})
+        try:
+            events = json.loads(body)["batch"]
+            good = [event for event in events if self._fault(event) is None]
+        except (ValueError, KeyError, TypeError) as problem:
+            return self._answer(400, {"title": "bad request", "detail": f"not a batch: {problem}"})
+        if len(events) > 2500 or not good:
+            fault = self._fault(events[0]) if events else "no events"
+            return self._answer(400, {"title": "bad request", "detail": fault, "pointer": "/batch/0"})
+        with self.server.lock, self.server.options.ledger.open("a") as ledger:
+            for event in good:
+                ledger.write(json.dumps({"request": number, "event": event}) + "\n")
+        return self._answer(200, {"success": True})
+
+    def _fault(self, event: dict) -> str | None:
+        if event.get("properties", {}).get("refuse"):
+            return "this event is refused"
+        if event.get("type") not in TYPES or (event["type"] == "track" and not event.get("event")):
+            return "unknown type or no name"
+        if not (event.get("userId") or event.get("anonymousId")):
+            return "no userId and no anonymousId"
+        if len(event.get("messageId", "")) > 100:
+            return "messageId is longer than 100 characters"
+        return "larger than 256 KiB" if len(json.dumps(event)) > 256 * 1024 else None
+
+    def _answer(self, status: int, document: dict, headers: dict[str, str] | None = None) -> None:
+        data = json.dumps(document).encode()
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing: the ledger is the record."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ledger", type=Path, required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--answers", default="")
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--max-batch", type=int, default=500 * 1024)
+    api = Api(parser.parse_args())
+    print(api.server_address[1], flush=True)
+    api.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""SMS segments: 160 GSM-7 or 70 UCS-2 characters in one, 153 or 67 each when there are several (domain.md §2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.dispatch.segments import Segments, segments
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", Segments("GSM-7", 0, 1)),
+        ("a" * 160, Segments("GSM-7", 160, 1)),
+        ("a" * 161, Segments("GSM-7", 161, 2)),
+        ("a" * 306, Segments("GSM-7", 306, 2)),
+        ("a" * 307, Segments("GSM-7", 307, 3)),
+        ("п" * 70, Segments("UCS-2", 70, 1)),
+        ("п" * 71, Segments("UCS-2", 71, 2)),
+        ("п" * 134, Segments("UCS-2", 134, 2)),
+        ("п" * 135, Segments("UCS-2", 135, 3)),
+    ],
+)
+def test_segments_at_their_limits(text: str, expected: Segments) -> None:
+    assert segments(text) == expected
+
+
+def test_a_euro_sign_takes_two_septets() -> None:
+    assert segments("€" * 80) == Segments("GSM-7", 160, 1)
+    assert segments("€" * 80 + "a") == Segments("GSM-7", 161, 2)
+
+
+def test_an_extension_character_is_not_cut_in_two_at_the_end_of_a_segment() -> None:
+    # 152 + 2 septets do not fit into 153: the euro moves, and the tail needs a third segment.
+    assert segments("a" * 152 + "€" + "a" * 152).count == 3
+    assert segments("a" * 153 + "€" + "a" * 151).count == 2
+
+
+def test_one_foreign_letter_makes_the_whole_text_ucs2() -> None:
+    assert segments("a" * 99 + "ы").alphabet == "UCS-2"
+    assert segments("a" * 99 + "ы").count == 2
+
+
+def test_greek_capitals_and_umlauts_of_the_default_alphabet_stay_gsm7() -> None:
+    assert segments("ΔΦΓΛΩΠΨΣΘΞ äöñüà ÄÖÑÜ § ¿¡ £¥ èéùìò ÇØøÅåÆæßÉ").alphabet == "GSM-7"
+    assert segments("ç").alphabet == "UCS-2"  # only the capital is in the alphabet
+    assert segments("`").alphabet == "UCS-2"
+
+
+def test_an_emoji_takes_two_code_units_and_is_not_cut() -> None:
+    assert segments("😀" * 35) == Segments("UCS-2", 70, 1)
+    assert segments("😀" * 36).count == 2
+    # 67 is odd: only 33 emoji fit into a segment of several.
+    assert segments("😀" * 66).count == 2
+    assert segments("😀" * 67).count == 3
