@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from demo.catalogue import coupon_in
 from demo.shop import Message, Post, Touch
-from demo.site import Source
+from demo.tracking import Source
 
 _KINDS = {"/c/": "click", "/o/": "open", "/u/": "unsubscribe", "/confirm/": "confirm"}
 _LINK = re.compile(r"https?://[^\s\"'<>)\]]+")
@@ -111,7 +112,11 @@ def _seconds(header: str | None, otherwise: float) -> float:
 
 def message_of(item: dict[str, Any]) -> Message:
     """A message as the API tells of it."""
-    urls = [link if isinstance(link, str) else link["url"] for link in item.get("links") or []]
+    listed = item.get("links") or []
+    urls = [
+        link if isinstance(link, str) else str(link["url"])
+        for link in (listed.values() if isinstance(listed, dict) else listed)
+    ]
     urls += _LINK.findall(item.get("text") or "")
     links: dict[str, list[str]] = {}
     for url in dict.fromkeys(urls):
@@ -126,5 +131,5 @@ def message_of(item: dict[str, Any]) -> Message:
         address=item["address"],
         sent_at=datetime.fromisoformat(item["sent_at"]),
         links=links,
-        coupon=item.get("code"),
+        coupon=coupon_in(item.get("text") or ""),
     )

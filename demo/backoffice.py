@@ -11,9 +11,7 @@ from demo import tracking
 from demo.catalogue import Catalogue
 from demo.customers import Customer, Order
 from demo.people import PastOrder
-from demo.tracking import Event
-
-_HISTORY = {"dripline": {"history": True}}
+from demo.tracking import Event, Sent
 
 
 class BackOffice:
@@ -30,33 +28,31 @@ class BackOffice:
             if person.since is None or person.since >= customer.run.start:
                 continue
             at = person.since.replace(microsecond=0)
-            yield self._identify(customer, at) | {"context": self._context(customer, history=True)}
+            yield _as_history(self._identify(customer, at))
             for channel in person.agreed:
-                yield self.consent(customer, channel, at, "registration") | {"context": _HISTORY}
+                yield _as_history(self.consent(customer, channel, at, "registration"))
             for number, order in enumerate(person.past_orders, start=1):
                 yield self._past_order(customer, number, order)
 
-    def new_card(self, customer: Customer, at: datetime, chance: random.Random) -> Iterator[Event]:
+    def new_card(self, customer: Customer, at: datetime, chance: random.Random) -> Iterator[Sent]:
         """Somebody gets a loyalty card at the till and signs for messages, or does not."""
-        yield self._identify(customer, at)
+        yield Sent(at, "server", self._identify(customer, at))
         for channel, share in (("email", 0.8), ("sms", 0.5)):
             if channel in customer.person.addresses and chance.random() < share:
                 at += timedelta(seconds=5)
-                yield self.consent(customer, channel, at, "till")
+                yield Sent(at, "server", self.consent(customer, channel, at, "till"))
 
     def _identify(self, customer: Customer, at: datetime) -> Event:
-        return tracking.call(
-            "identify", customer.message_id(), at, self._who(customer), traits=tracking.traits(customer.person)
+        person = customer.person
+        event = tracking.call(
+            "identify", customer.message_id(), at, self._who(customer), traits=tracking.traits(person)
         )
+        if person.push_token:
+            event["context"] = {"device": {"token": person.push_token, "type": "android"}}
+        return event
 
     def _who(self, customer: Customer) -> dict[str, str]:
         return {"userId": customer.person.user_id} if customer.person.user_id else {}
-
-    def _context(self, customer: Customer, *, history: bool) -> dict[str, Any]:
-        device = (
-            {"device": {"token": customer.person.push_token, "type": "android"}} if customer.person.push_token else {}
-        )
-        return device | (_HISTORY if history else {})
 
     def consent(self, customer: Customer, channel: str, at: datetime, form: str) -> Event:
         """*Consent Granted* with its proof."""
@@ -108,7 +104,7 @@ class BackOffice:
             properties = {"order_id": f"W{name}", "affiliation": "site", "total": total, "currency": tracking.CURRENCY}
             properties["products"] = tracking.products(lines, self.url)
             event = self._about(customer, "Order Completed", order.at, properties)
-        return event | {"context": event.get("context", {}) | _HISTORY}
+        return _as_history(event)
 
     def refund(self, customer: Customer, order: Order, at: datetime) -> Event:
         """The whole order comes back."""
@@ -125,3 +121,8 @@ class BackOffice:
         return tracking.call(
             "identify", customer.message_id(), at, self._who(customer), traits={"card": customer.person.card}
         )
+
+
+def _as_history(event: Event) -> Event:
+    """It happened before: it is known from here on, and starts nothing."""
+    return event | {"context": event.get("context", {}) | {"dripline": {"history": True}}}

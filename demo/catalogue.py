@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,34 @@ _SHELVES: dict[str, list[tuple[str, str, int]]] = {
         ("Stylus Gel", "Rondell", 1_350),
     ],
 }
+
+
+@dataclass(frozen=True)
+class Coupon:
+    """What the till takes off for a code: a percentage, or an amount in whole roubles."""
+
+    percent: int = 0
+    amount: int = 0
+
+    def discount(self, subtotal: int) -> int:
+        return min(subtotal, subtotal * self.percent // 100 + self.amount)
+
+
+# The codes that the shop has made known for its letters (rules/offers.yml).
+COUPONS = {
+    "HELLO5": Coupon(percent=5),
+    "POPUP10": Coupon(percent=10),
+    "FOOTER5": Coupon(percent=5),
+    "THANKS300": Coupon(amount=300),
+    "CART5": Coupon(percent=5),
+    "BACK7": Coupon(percent=7),
+}
+_WORD = re.compile(r"[A-Z0-9]+")
+
+
+def coupon_in(text: str) -> str | None:
+    """The first of the shop's codes in a message's text."""
+    return next((word for word in _WORD.findall(text) if word in COUPONS), None)
 
 
 class Catalogue:

@@ -16,19 +16,15 @@ class Run:
     """What one run is about. `name` is part of every id that is given out, so two runs never share one."""
 
     start: datetime
-    days: int
+    end: datetime
     slice: timedelta
     seed: int
     customers: int
     shop_url: str
 
     @property
-    def end(self) -> datetime:
-        return self.start + timedelta(days=self.days)
-
-    @property
     def slices(self) -> int:
-        return timedelta(days=self.days) // self.slice
+        return (self.end - self.start) // self.slice
 
     @property
     def name(self) -> str:

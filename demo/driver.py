@@ -1,7 +1,7 @@
 """The pipe to the process that owns the clock: one JSON object a line on standard output, answers on standard input.
 
-    → {"ready": true, "slices": 2016}                        at the beginning; no answer
-    → {"slice": {"start": …, "end": …}}                      this slice has events; no answer
+    → {"ready": true, "slices": 2016}     ← {"ok": true}     at the beginning
+    → {"slice": {"start": …, "end": …}}   ← {"ok": true}     this slice has events
     → {"at": …}            ← {"ok": true, "now": …}          the clock stands at this moment; now it is posted
     → {"close": …}         ← {"closed": true}                all before it is handled; may span many slices
     → {"done": true, "stats": {…}}                           the end; no answer
@@ -28,10 +28,10 @@ class Driver:
         self._read, self._write = read, write
 
     def ready(self, slices: int) -> None:
-        self._tell({"ready": True, "slices": slices})
+        self._ask({"ready": True, "slices": slices}, "ok")
 
     def slice(self, start: datetime, end: datetime) -> None:
-        self._tell({"slice": {"start": start.isoformat(), "end": end.isoformat()}})
+        self._ask({"slice": {"start": start.isoformat(), "end": end.isoformat()}}, "ok")
 
     def at(self, moment: datetime) -> datetime:
         """Moves the clock to `moment`; the clock's present time."""

@@ -41,8 +41,9 @@ class Person:
 
     `since`: since when the shop knows them (None: it does not). `agreed`: channels for which the shop holds a proof of
     consent at the start. `taste`: weight by category. `daily_visits`: chance of a visit to the site on a day;
-    `fills`: that a visit puts something into the cart; `buys`: that a filled cart is bought on the spot; `returns`: that an
-    abandoned one is bought later without a reminder; `till_days`: mean days between purchases at the till (None: never).
+    `fills`: that a visit puts something into the cart; `buys`: that a filled cart is bought on the spot; `returns`:
+    that an abandoned one is bought later without a reminder; `signs_up`: that a visitor subscribes by a form;
+    `till_days`: mean days between purchases at the till (None: never).
     """
 
     index: int

@@ -20,8 +20,8 @@ from demo.customers import Customer, Order, Run
 from demo.habits import Why, next_visit, visit
 from demo.people import make_people
 from demo.response import react
-from demo.site import Sent, Site, Source
-from demo.tracking import Event
+from demo.site import Site
+from demo.tracking import Event, Sent, Source
 
 # The base from before the run is handed over in parts of so many events.
 _PART = 200
@@ -230,7 +230,7 @@ class Shop:
         chance = customer.chance("basket", number)
         sent: list[Sent] = []
         if number == 0 and _is_new(customer):
-            sent += [Sent(at, "server", event) for event in self.office.new_card(customer, at, chance)]
+            sent += self.office.new_card(customer, at, chance)
             at += timedelta(seconds=30)
         sent.append(Sent(at, "server", self.office.purchase(customer, at, chance)))
         self._post(sent)

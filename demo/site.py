@@ -5,23 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
 
 from demo import tracking
-from demo.catalogue import Catalogue, Product
+from demo.catalogue import COUPONS, Catalogue, Product
 from demo.customers import Customer, Order
 from demo.habits import Step
-from demo.tracking import Event
-
-Source = Literal["site", "server"]
-
-
-class Sent(NamedTuple):
-    """One event and the source that posts it."""
-
-    at: datetime
-    source: Source
-    event: Event
+from demo.tracking import Sent
 
 
 class Site:
@@ -122,7 +111,7 @@ class Site:
         person, lines = customer.person, self._lines(customer)
         reference = {"order_id": customer.order_id()}
         subtotal = tracking.total(lines)
-        discount = subtotal // 10 if customer.coupon else 0
+        discount = COUPONS[customer.coupon].discount(subtotal) if customer.coupon else 0
         properties = reference | {
             "affiliation": "site",
             "subtotal": subtotal,

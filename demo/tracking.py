@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from demo.catalogue import Product
 from demo.people import Person
@@ -14,7 +14,15 @@ TOPICS = ["marketing"]
 TEXT_VERSION = "2026-01"
 
 Event = dict[str, Any]
-Lines = dict[str, int]  # product id → quantity
+Source = Literal["site", "server"]  # the public key of the web site, the secret one of the shop's own machines
+
+
+class Sent(NamedTuple):
+    """One event and the source that posts it."""
+
+    at: datetime
+    source: Source
+    event: Event
 
 
 def call(kind: str, message_id: str, at: datetime, who: dict[str, str], **fields: Any) -> Event:

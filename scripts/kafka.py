@@ -73,7 +73,7 @@ def fetch() -> Path:
         jars = Path(folder) / "jars"
         (Path(folder) / "pom.xml").write_text(_pom())
         done = subprocess.run(
-            ["mvn", "-q", "-B", COPY_DEPENDENCIES, f"-DoutputDirectory={jars}"],
+            ["mvn", "-q", "-B", "-Dstyle.color=never", COPY_DEPENDENCIES, f"-DoutputDirectory={jars}"],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,

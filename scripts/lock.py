@@ -1,7 +1,8 @@
 """Writes the lock files: pinned versions with hashes for every platform, and no address of an index in them.
 
-    requirements.lock   what Dripline needs, to run and to be developed
-    scripts/uv.lock     uv itself, which installs the former
+    requirements.lock          what Dripline needs, to run and to be developed
+    deploy/requirements.lock   the same without the tools of development, for the image
+    scripts/uv.lock            uv itself, which installs the others
 
 Options are passed to `uv pip compile`: `make lock ARGS="--upgrade-package fastapi"`; without any, everything is newest.
 """
@@ -14,14 +15,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).with_name("uv")
-COMMON = ("--universal", "--generate-hashes", "--no-emit-index-url", "--no-annotate", "--quiet", "--python-version=3.11")
+COMMON = (
+    "--universal",
+    "--generate-hashes",
+    "--no-emit-index-url",
+    "--no-annotate",
+    "--quiet",
+    "--python-version=3.11",
+)
 
 
 def main(options: list[str]) -> int:
-    """Compile both; the exit status of the first that fails."""
+    """Compile them all; the exit status of the first that fails."""
     compile_ = [str(UV), "pip", "compile", *COMMON, "--custom-compile-command=make lock", *(options or ["--upgrade"])]
     for arguments, given in (
         (["--extra=dev", "pyproject.toml", "--output-file=requirements.lock"], None),
+        (["--constraint=requirements.lock", "pyproject.toml", "--output-file=deploy/requirements.lock"], None),
         (["-", "--output-file=scripts/uv.lock"], "uv\n"),
     ):
         done = subprocess.run([*compile_, *arguments], cwd=ROOT, input=given, text=True, check=False)

@@ -46,8 +46,8 @@ def make_environment():
     """An empty .venv."""
     if sys.version_info < MINIMUM:
         fail(
-            "Dripline needs Python 3.11 or later and %s is %d.%d: name another one, as in `make up PYTHON=python3.12`."
-            % ((sys.executable,) + sys.version_info[:2])
+            f"Dripline needs Python 3.11 or later and {sys.executable} is {sys.version_info[0]}.{sys.version_info[1]}: "
+            "name another one, as in `make up PYTHON=python3.12`."
         )
     done = subprocess.run(
         [sys.executable, "-m", "venv", "--clear", VENV], stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -20,6 +20,11 @@ _EXPLANATIONS = (
     ("Address already in use", "port {port} is in use: choose another"),
     ("data directory", "the data folder is not usable ({detail}): it may belong to another user"),
     ("could not create shared memory segment", "the system grants too little shared memory ({detail})"),
+    (
+        "could not look up effective user ID",
+        "this system has no name for the user it runs as: start Dripline as a user of /etc/passwd, or name a server of "
+        "your own in DATABASE_URL",
+    ),
     ("Operation not permitted", "it may not change to the user nobody here: start Dripline as an ordinary user"),
     ("Permission denied", "access was denied ({detail}): start Dripline as the owner, or choose another folder"),
 )

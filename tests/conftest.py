@@ -91,4 +91,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     }
     for reason in sorted(reasons):
         terminalreporter.write_sep("!", "KAFKA TESTS SKIPPED", yellow=True, bold=True)
-        terminalreporter.write_line(f"{reason} With both installed, run `make test-kafka`.", yellow=True)
+        terminalreporter.write_line(f"{reason} With Java and Maven at hand, run `make test-kafka`.", yellow=True)

@@ -26,7 +26,7 @@ class ConsentRow(msgspec.Struct, frozen=True, omit_defaults=True):
     topic: str
     state: str
     at: datetime
-    trust: str
+    trust: int = 0
 
 
 class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):

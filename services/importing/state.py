@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -72,7 +73,9 @@ class ProgressFile:
 
 def beside(source: Path, ending: str, state_home: Path) -> Path:
     """`<source><ending>` beside the file, or in `state_home` where that folder is not ours to write in."""
-    if os.access(source.parent, os.W_OK):
+    folder = source.parent
+    # A folder without any write bit is meant to stay as it is, even by those whom the system would let.
+    if os.access(folder, os.W_OK) and folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
         return source.with_name(source.name + ending)
     state_home.mkdir(parents=True, exist_ok=True)
     place = hashlib.sha256(str(source.resolve().parent).encode()).hexdigest()[:8]

@@ -33,6 +33,7 @@ def elements(raw: bytes) -> list[bytes]:
 
 def _parts(raw: bytes, opening: bytes) -> Iterator[bytes]:
     raw = raw.strip()
+    closing = b"}" if opening == b"{" else b"]"
     if raw[:1] != opening:
         raise Refusal("json", f"is not JSON {'object' if opening == b'{' else 'array'}")
     depth, begin = 0, 1
@@ -50,13 +51,13 @@ def _parts(raw: bytes, opening: bytes) -> Iterator[bytes]:
         else:
             depth -= len(token[0])
             if depth < 0:
-                yield from _last(raw, begin, token.end() - 1, surplus=-depth - 1)
+                yield from _last(raw, begin, token.end() - 1, complete=depth == -1 and raw.endswith(closing))
                 return
     raise Refusal("json", "is not JSON: it ends too early")
 
 
-def _last(raw: bytes, begin: int, end: int, *, surplus: int) -> Iterator[bytes]:
-    if surplus or raw[end + 1 :].strip():
+def _last(raw: bytes, begin: int, end: int, *, complete: bool) -> Iterator[bytes]:
+    if not complete or end + 1 != len(raw):
         raise Refusal("json", "is not JSON: something follows its end")
     part = raw[begin:end].strip()
     if part or begin > 1:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 ACCEPTED = Counter("dripline_ingest_events_accepted_total", "Events answered with 200, by trust", ["trust"])
-REFUSED = Counter("dripline_ingest_events_refused_total", "Events refused and kept, by what the refusal is about", ["kind"])
+REFUSED = Counter(
+    "dripline_ingest_events_refused_total", "Events refused and kept, by what the refusal is about", ["kind"]
+)
 ANSWERS = Counter("dripline_ingest_answers_total", "Answers of the collecting endpoints, by status", ["status"])
 BAD_IDENTIFIERS = Counter(
-    "dripline_ingest_bad_identifiers_total", "Values in accepted events that cannot be identifiers of their kind", ["kind"]
+    "dripline_ingest_bad_identifiers_total",
+    "Values in accepted events that cannot be identifiers of their kind",
+    ["kind"],
 )
 REMOVED = Counter("dripline_ingest_removed_total", "Foreign links and overlong names taken out of public events")
 BADLY_SIGNED = Counter("dripline_ingest_badly_signed_total", "Events of public sources with a signature that is wrong")

@@ -14,7 +14,16 @@ from uuid import UUID
 import msgspec
 
 from services.ingest import strict_json, subscriptions
-from services.ingest.origin import ADDRESSED, Candidate, EventData, candidates, identify, is_signed, origin_first, text_id
+from services.ingest.origin import (
+    ADDRESSED,
+    Candidate,
+    EventData,
+    candidates,
+    identify,
+    is_signed,
+    origin_first,
+    text_id,
+)
 from services.ingest.public_limits import limited
 from services.ingest.reading import TYPES, Envelope, Item
 from services.ingest.refusal import Refusal, Refused, pointer_to
@@ -26,7 +35,7 @@ KIB = 1024
 MAX_EVENT = {"public": 32 * KIB, "secret": 256 * KIB}
 MAX_MESSAGE_ID = 100
 MAX_NAME = 200
-MAX_KEY = 320  # what ends in an index: PostgreSQL takes no entry above 2 700 bytes
+MAX_KEY = 200  # three of them make a receipt's key, and PostgreSQL takes no index entry above 2 700 bytes
 
 # A secret source may say these two of the product's own names: consent that was given elsewhere, and taken back.
 _SAID_BY_SECRET = frozenset({"Consent Granted", "Unsubscribed"})
@@ -211,14 +220,18 @@ def _check_keys(data: EventData) -> None:
                 _check_things(product, f"/properties/products/{index}")
     for name in data.traits:
         if len(name) > MAX_NAME:
-            raise Refusal("field", f"a trait's name has {len(name)} characters, at most {MAX_NAME} are allowed", "/traits")
+            raise Refusal(
+                "field", f"a trait's name has {len(name)} characters, at most {MAX_NAME} are allowed", "/traits"
+            )
 
 
 def _check_things(fields: dict[str, Any], pointer: str) -> None:
     for name in _KEYS_OF_THINGS:
         value = fields.get(name)
         if type(value) is str and len(value) > MAX_KEY:
-            raise Refusal("field", f"has {len(value)} characters, at most {MAX_KEY} are allowed", pointer + pointer_to(name))
+            raise Refusal(
+                "field", f"has {len(value)} characters, at most {MAX_KEY} are allowed", pointer + pointer_to(name)
+            )
 
 
 def _own_context(context: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +282,9 @@ def _message_id(call: dict[str, Any]) -> str | None:
     if type(message) is not str:
         raise Refusal("message_id", "must be text", "/messageId")
     if len(message) > MAX_MESSAGE_ID:
-        raise Refusal("message_id", f"has {len(message)} characters, at most {MAX_MESSAGE_ID} are allowed", "/messageId")
+        raise Refusal(
+            "message_id", f"has {len(message)} characters, at most {MAX_MESSAGE_ID} are allowed", "/messageId"
+        )
     return message
 
 
@@ -290,5 +305,3 @@ def _limit(data: EventData, shop: Shop, arrival: Arrival) -> list[str]:
     if arrival.address:
         data.context["ip"] = arrival.address
     return removed
-
-

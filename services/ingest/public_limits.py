@@ -39,18 +39,19 @@ def limited(fields: dict[str, Any], hosts: frozenset[str], place: str, removed: 
     return _object(fields, hosts, (place,), removed)
 
 
-def _object(fields: dict[str, Any], hosts: frozenset[str], path: tuple[str | int, ...], removed: list[str]) -> dict[str, Any]:
+def _object(
+    fields: dict[str, Any], hosts: frozenset[str], path: tuple[str | int, ...], removed: list[str]
+) -> dict[str, Any]:
     changed: dict[str, Any] | None = None
+    new: Any
     for name, value in fields.items():
-        kind = type(value)
+        kind, new = type(value), value
         if kind is str:
             new = _text(name, value, hosts, path, removed)
         elif kind is dict:
             new = _object(value, hosts, (*path, name), removed)
         elif kind is list:
             new = _list(name, value, hosts, (*path, name), removed)
-        else:
-            continue
         if new is not value:
             changed = dict(fields) if changed is None else changed
             if new is None:
@@ -60,7 +61,9 @@ def _object(fields: dict[str, Any], hosts: frozenset[str], path: tuple[str | int
     return fields if changed is None else changed
 
 
-def _list(name: str, values: list[Any], hosts: frozenset[str], path: tuple[str | int, ...], removed: list[str]) -> list[Any]:
+def _list(
+    name: str, values: list[Any], hosts: frozenset[str], path: tuple[str | int, ...], removed: list[str]
+) -> list[Any]:
     kept: list[Any] = []
     same = True
     for index, value in enumerate(values):
@@ -98,7 +101,9 @@ def link_flaw(text: str, hosts: frozenset[str]) -> str | None:
             return "a link without a host"
         if match["scheme"] and match["scheme"].lower() not in ("http", "https"):
             return "a link that is not http or https"
-        host = match["host"] if match["scheme"] else match["relative"] if match["relative"] is not None else match["www"]
+        host = (
+            match["host"] if match["scheme"] else match["relative"] if match["relative"] is not None else match["www"]
+        )
         if _host(host) not in hosts:
             return "a link to a host that is not the shop's (SHOP_HOSTS)"
         if len(text) > LONGEST_LINK:

@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from services.ingest.parse import Source
+from shared.clock import pause
 from shared.errors import is_transient
 from shared.ids import RandomBits
 from shared.log import get_logger
@@ -102,6 +103,7 @@ class KeyCache:
         self._looked_for_unknown_at = float("-inf")
         self._looking = asyncio.Lock()
         self._failing = False
+        self._next_look: asyncio.Task[None] | None = None
 
     def find(self, key: str) -> Source | None:
         """The source of a key that counts now. Raises KeysUnknown when the cache is too old to say."""
@@ -123,9 +125,7 @@ class KeyCache:
         """Like `find`, but looks into the database before it says no: the key may have been made a moment ago."""
         if (source := self.find(key)) or not _KEY.fullmatch(key):
             return source
-        if self._monotonic() - self._looked_for_unknown_at >= LOOK_AGAIN_FOR_UNKNOWN:
-            self._looked_for_unknown_at = self._monotonic()
-            await self._try_refresh()
+        await self._look_again()
         if self._failing:
             raise KeysUnknown("an unknown key cannot be looked up: the database is not there")
         return self.find(key)
@@ -139,6 +139,18 @@ class KeyCache:
                 self._keys = {key.hash: (key, _source(key)) for key in snapshot.keys}
                 self._known_version = snapshot.version
             self._looked_at = begun
+
+    async def _look_again(self) -> None:
+        """Waits for a look into the database that begins from now on; those who wait together share it."""
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._delayed_look())
+        await asyncio.shield(self._next_look)
+
+    async def _delayed_look(self) -> None:
+        await pause(max(0.0, self._looked_for_unknown_at + LOOK_AGAIN_FOR_UNKNOWN - self._monotonic()))
+        self._looked_for_unknown_at = self._monotonic()
+        self._next_look = None
+        await self._try_refresh()
 
     async def _try_refresh(self) -> None:
         """Refreshes; remembers, and says once, that the database is not there."""

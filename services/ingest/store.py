@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from services.ingest.parse import Source
 from services.ingest.sources import KnownKey, Snapshot
 from shared.db import Database, Tx
 
@@ -161,6 +162,14 @@ async def find_source(tx: Tx, id_or_name: str) -> asyncpg.Record | None:
     """A source with its keys, by id or by name; the row is locked against other changes of the source."""
     await tx.execute("SELECT FROM ingest.source WHERE id::text = $1 OR name = $1 FOR UPDATE", id_or_name)
     return await tx.fetchrow(f"{_SOURCES} WHERE s.id::text = $1 OR s.name = $1 GROUP BY s.id", id_or_name)
+
+
+async def read_source(tx: Tx, source: UUID) -> Source | None:
+    """A source as the parser needs it, revoked or not: what it sent is judged as it was when it came."""
+    row = await tx.fetchrow("SELECT id, name, kind, signing_secret FROM ingest.source WHERE id = $1", source)
+    if row is None:
+        return None
+    return Source(row["id"], row["name"], row["kind"], (row["signing_secret"],) if row["signing_secret"] else ())
 
 
 async def list_sources(tx: Tx, after: str | None, limit: int) -> list[asyncpg.Record]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -47,7 +48,8 @@ def names_written(raw: bytes) -> int:
 def _names(value: Any, depth: int) -> int:
     """Names of members in all objects; -1 or less when they are nested too deep."""
     if type(value) is dict:
-        count, inner = len(value), value.values()
+        count = len(value)
+        inner: Iterable[Any] = value.values()
     elif type(value) is list:
         count, inner = 0, value
     else:

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, DateTime, ForeignKey, Index, LargeBinary, MetaData, Table
-from sqlalchemy import Text, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
 
 metadata = MetaData(schema="ingest")
 
@@ -46,7 +59,9 @@ key_version = Table(
     "key_version",
     metadata,
     Column("one", Boolean, primary_key=True, server_default=text("true")),
-    Column("version", BigInteger, nullable=False, comment="raised by each change of sources and keys; caches compare it"),
+    Column(
+        "version", BigInteger, nullable=False, comment="raised by each change of sources and keys; caches compare it"
+    ),
 )
 
 EXTRAS = ["INSERT INTO ingest.key_version (version) VALUES (1)"]

@@ -101,20 +101,21 @@ def _enter(asking: Asking, known: Sequence[Known], facts: Facts, world: World) -
 
 
 def advance(
-    run: Run, stimulus: Stimulus, now: datetime, facts: Facts, version: Version, world: World
+    run: Run, stimulus: Stimulus, now: datetime, facts: Facts, version: Version, world: World, *, paused: bool = False
 ) -> Decided | None:
     """What the run does when `stimulus` reaches it at T = `now`; None when it does not concern it.
 
     The given run is not changed. A rule that fails ends the run with the reason.
 
     :param facts: as of `now`; only `Removed` needs none of it
+    :param paused: the rule stands still: events may end the run, its next step waits
     """
-    here = Here(run.copy(), version, now, facts, world)
+    here = Here(run.copy(), version, now, facts, world, paused)
     here.run.number += 1
     try:
         concerned = _advance(here, stimulus)
     except Exception as error:  # see `enter`
-        here = Here(run.copy(), version, now, facts, world)
+        here = Here(run.copy(), version, now, facts, world, paused)
         here.run.number += 1
         concerned = _fail(here, stimulus, error)
     if not concerned:
@@ -140,6 +141,8 @@ def _advance(here: Here, stimulus: Stimulus) -> bool:
                 return False
             if why := _stop_condition(here):
                 _end(here, "stopped", why)
+            elif not run.begun:
+                _walk(here, run.path)
             else:
                 _go_on(here, here.rule.flow.at(run.path).resume(here))
             return True
@@ -211,7 +214,7 @@ def _hear(here: Here, happened: Happened) -> bool:
     if run.live and (why := _stop_condition(here)):
         _end(here, "stopped", why)
         concerned = True
-    if run.live and run.path and (answer := here.rule.flow.at(run.path).hear(here, happened)):
+    if run.live and run.path and run.begun and (answer := here.rule.flow.at(run.path).hear(here, happened)):
         _go_on(here, answer)
         concerned = True
     return concerned
@@ -246,7 +249,10 @@ def _walk(here: Here, path: list[str] | None) -> None:
     """From step to step until one waits, ends the run, or there is none left."""
     run, flow = here.run, here.rule.flow
     while path is not None:
-        run.path, run.since, run.due = path, here.now, None
+        run.path, run.since, run.due, run.begun = path, here.now, None, not here.paused
+        if here.paused:
+            run.due = here.now + MICROSECOND  # its timer will be held until the rule goes on
+            return
         path = _follow(here, flow.at(path).begin(here))
         if not run.live or run.due is not None:
             return
@@ -273,7 +279,7 @@ def _end(here: Here, how: str, why: str) -> None:
     """Ends the run. What it has asked for and what may still wait to be sent is cancelled, unless its own steps ended it."""
     run = here.run
     run.ended_at, run.ended_as, run.ended_why = here.now, how, why or None
-    run.path, run.since, run.due = [], None, None
+    run.path, run.since, run.due, run.begun = [], None, None, True
     if how in ("finished", "stop_step"):
         return
     for intent in run.intents:

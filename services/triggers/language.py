@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, RootModel, WithJsonSchema, field_validator
 
 from shared.conditions.fields import Duration, Strict, refusal
 from shared.conditions.values import moment_of, number_of
@@ -207,24 +207,23 @@ class TraitMoment(Strict):
         return at_local(day + timedelta(days=self.days), clock_time(self.at) or time(), zone)
 
 
-class LocalMoment(Strict):
+class LocalMoment(RootModel[str]):
     """`10:00`, `tomorrow 10:00`, `tuesday 10:00` (today counts) or `next tuesday 10:00` (today does not)."""
 
     FORMS: ClassVar[str] = '"10:00", "tomorrow 10:00", "tuesday 10:00" or "next tuesday 10:00"'
-    text: str
 
-    @model_validator(mode="before")
+    @field_validator("root", mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
+    def _of_a_form(cls, value: Any) -> Any:
         match = _UNTIL.fullmatch(str(value).strip().lower())
         if not match or (match["next"] and match["day"] == "tomorrow"):
             raise refusal(f"is {cls.FORMS}, or {{trait: …, days: …}}, not {value!r}")
         clock_time(match["time"])
-        return {"text": str(value).strip().lower()}
+        return str(value).strip().lower()
 
     def after(self, moment: datetime, zone: ZoneInfo) -> datetime:
         """The first such moment later than `moment`."""
-        match = _UNTIL.fullmatch(self.text)
+        match = _UNTIL.fullmatch(self.root)
         assert match is not None
         of_day, today = clock_time(match["time"]) or time(), moment.astimezone(zone).date()
         first = 1 if match["next"] or match["day"] == "tomorrow" else 0

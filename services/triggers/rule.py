@@ -34,10 +34,10 @@ class Goal(Strict):
 
     _current_name = field_validator("event")(current_name)
 
-    @property
+    @cached_property
     def match(self) -> EventMatch:
-        given = {"event": self.event} | ({"where": self.where} if self.where is not None else {})
-        return EventMatch.model_construct(_fields_set=set(given), **{"where": None, **given})
+        """Event and `where`."""
+        return parse_match({"event": self.event} | ({"where": self.where} if self.where is not None else {}))
 
 
 class Header(Strict):

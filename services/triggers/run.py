@@ -40,7 +40,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `number`: the run's version, one higher with each decision. `path`: where it stands, as step ids and branches in turn
     (`["wait-for", "then", "send-thanks"]`); empty once it has ended. `since`: the T at which that step began, `due`: when
-    its timer fires. `subject`: the address a subscription is about; a person may have one live run a rule and subject.
+    its timer fires; `begun` is false while the rule is paused in front of the step. `subject`: the address a subscription is about; a person may have one live run a rule and subject.
     `closes_at`: end of the goal window; `closed_at`: when its outcome was told.
     """
 
@@ -60,6 +60,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     path: list[str] = []
     since: datetime | None = None
     due: datetime | None = None
+    begun: bool = True
     offer: str | None = None
     intents: list[OpenIntent] = []
     ended_at: datetime | None = None

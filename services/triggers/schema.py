@@ -6,18 +6,11 @@ from typing import Any
 
 from services.triggers.entries.base import kinds as entry_kinds
 from services.triggers.rule import Header
-from services.triggers.steps.base import NoParameters
 from services.triggers.steps.base import kinds as step_kinds
 from shared import conditions
 
 URL = "https://json-schema.org/draft/2020-12/schema"
-CONDITION, STEPS = {"$ref": "#/$defs/condition"}, {"$ref": "#/$defs/steps"}
-# Shorthands that a step takes besides its mapping.
-SHORT: dict[str, dict[str, Any]] = {
-    "send": {"type": "string"},
-    "wait": {"type": "string", "examples": ["3d"]},
-    "stop": {"type": "string"},
-}
+CONDITION, EVENT, STEPS = ({"$ref": f"#/$defs/{name}"} for name in ("Condition", "EventMatch", "steps"))
 
 
 def schema() -> dict[str, Any]:
@@ -26,21 +19,16 @@ def schema() -> dict[str, Any]:
     rule = _hoisted(Header.model_json_schema(by_alias=True), defs)
     rule["properties"]["enter"] = {"oneOf": [_entry(kind, defs) for kind in entry_kinds().values()]}
     rule["properties"]["steps"] = STEPS
-    rule["properties"]["stop"] = {"type": "array", "items": {"anyOf": [{"type": "string"}, _event(defs), CONDITION]}}
+    rule["properties"]["stop"] = {"type": "array", "items": {"anyOf": [EVENT, CONDITION]}}
     defs["steps"] = {"type": "array", "items": {"oneOf": [_step(key, kind, defs) for key, kind in step_kinds().items()]}}
-    condition = dict(conditions.schema())
-    defs |= condition.pop("$defs", {})
-    defs["condition"] = {key: value for key, value in condition.items() if key not in ("$schema", "$id")}
+    defs |= conditions.schema()["$defs"]
+    defs["condition_with_steps"] = _with_branches(defs["Condition"])
     return {"$schema": URL, "title": "Dripline rule", **rule, "$defs": defs}
 
 
 def _hoisted(found: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     defs |= found.pop("$defs", {})
     return found
-
-
-def _event(defs: dict[str, Any]) -> dict[str, Any]:
-    return _hoisted(conditions.EventMatch.model_json_schema(by_alias=True), defs)
 
 
 def _entry(kind: Any, defs: dict[str, Any]) -> dict[str, Any]:
@@ -53,15 +41,8 @@ def _entry(kind: Any, defs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(key: str, kind: Any, defs: dict[str, Any]) -> dict[str, Any]:
-    if kind.Parameters is NoParameters:
-        value: dict[str, Any] = {"allOf": [{"type": "object", "properties": {"then": STEPS, "else": STEPS}}]}
-    else:
-        value = _hoisted(kind.Parameters.model_json_schema(by_alias=True), defs)
-    if key == "wait_for":
-        value["properties"] |= {"then": STEPS, "else": STEPS}
-    if key in SHORT:
-        value = {"anyOf": [SHORT[key], value]}
-    value["examples"] = kind.examples
+    value = _hoisted(kind.schema(STEPS), defs)
+    value = {**value, "examples": kind.examples}
     return {
         "type": "object",
         "properties": {"id": {"type": "string"}, key: value},
@@ -69,3 +50,8 @@ def _step(key: str, kind: Any, defs: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
         "description": (kind.__doc__ or "").strip().split("\n")[0],
     }
+
+
+def _with_branches(condition: dict[str, Any]) -> dict[str, Any]:
+    """A condition's mapping that has `then` and `else` beside it."""
+    return {**condition, "properties": {**condition.get("properties", {}), "then": STEPS, "else": STEPS}}

@@ -19,6 +19,7 @@ from shared.bus.base import Outgoing, OutOfRange, Record
 from shared.bus.kafka_cluster import Address, Cluster, TopicIdentity, await_topics, make_topics
 from shared.bus.kafka_reader import KafkaReader
 from shared.bus.kafka_writer import KafkaWriter
+from shared.clock import pause
 from shared.errors import is_transient
 from shared.events import TOPICS
 from shared.wake import Wake
@@ -91,7 +92,7 @@ class KafkaBus:
                     except kafka_errors.KafkaError as error:
                         if not is_transient(error):
                             raise
-                        await asyncio.sleep(0.05)
+                        await pause(0.05)
 
     @property
     def warnings(self) -> list[str]:
@@ -131,6 +132,9 @@ class KafkaBus:
     async def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
         """Remembered, and told to Kafka every second."""
         self._uncommitted.setdefault(group, {}).update({(topic, p): number for p, number in positions.items()})
+
+    async def maintain(self) -> None:
+        """Nothing to do: Kafka drops old records by the topic's `retention.ms`."""
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -179,7 +183,7 @@ class KafkaBus:
 
     async def _watch_identities(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await pause(LOOK_SECONDS)
             try:
                 now = await self._cluster.identities(self._topics, lane=_IDENTITY_LANE)
             except Exception as error:
@@ -194,7 +198,7 @@ class KafkaBus:
     # ── for people's lag tools ────────────────────────────────────────────────────────────────────────────────────
     async def _commit_now_and_then(self) -> None:
         while True:
-            await asyncio.sleep(COMMIT_SECONDS)
+            await pause(COMMIT_SECONDS)
             await self._commit_all()
 
     async def _commit_all(self) -> None:

@@ -1,8 +1,8 @@
 """The Kafka cluster as the bus sees it: where it is, which topics it has, and who they are.
 
-Built on aiokafka's client (connections, metadata, wire types). Topics are recognised by the id that Kafka gives them, so
-that one made anew under the same name is never taken for the old one; aiokafka asks for metadata without that id, so
-the request with it (version 12, Kafka 3.1 and later) is written out here.
+Built on aiokafka's client (connections, metadata, wire types). Topics are recognised by the id that Kafka gives them,
+so that one made anew under the same name is never taken for the old one; aiokafka asks for metadata without that id,
+so the request with it (version 12, Kafka 3.1 and later) is written out here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
+from shared.clock import pause
 from shared.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -119,8 +120,8 @@ class Cluster:
         await self._client.set_topics([self.address.name(topic) for topic in topics])
 
     async def send(self, node: int, request: Request[Any], *, lane: int) -> Any:
-        """One request. Brokers answer each connection in order, so whatever may wait there goes by a `lane` of its own."""
-        return await self._client.send(node, request, group=lane)  # type: ignore[arg-type]
+        """One request. Brokers answer each connection in order: whatever may wait there goes by a `lane` of its own."""
+        return await self._client.send(node, request, group=lane)
 
     def leader(self, topic: str, partition: int) -> int:
         """:raises LeaderNotAvailableError: while the partition has none"""
@@ -195,7 +196,7 @@ async def await_topics(cluster: Cluster, topics: Iterable[str], *, timeout: floa
     try:
         async with asyncio.timeout(timeout):
             while len(found := await cluster.identities(wanted)) < len(wanted):
-                await asyncio.sleep(0.1)
+                await pause(0.1)
     except TimeoutError:
         raise ConfigurationError(
             f"Kafka does not show the bus topics after {timeout:.0f} s; look into the brokers' logs."

@@ -86,15 +86,16 @@ class KafkaReader:
         # Whoever is told not to wait gets the time of a slow answer, no more.
         deadline = loop.time() + (wait or QUICK_ANSWER)
         by_leader, failure = self._by_leader(topic, positions)
-        asked = {task for node, places in by_leader.items() if (task := self._question(topic, node, places, wait))}
-        closed = loop.create_task(self._closed.wait())
+        questions = [self._question(topic, node, places, wait) for node, places in by_leader.items()]
+        asked: set[asyncio.Task[Any]] = {question for question in questions if question is not None}
+        closed: asyncio.Task[Any] = loop.create_task(self._closed.wait())
         try:
             while asked:
                 left = deadline - loop.time()
                 done, _ = await asyncio.wait({*asked, closed}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 asked -= done
                 for task in done - {closed}:
-                    failure = task.exception() or failure
+                    failure = (None if task.cancelled() else task.exception()) or failure
                 if closed in done or not done or isinstance(failure, OutOfRange) or self._any_ahead(topic, positions):
                     break
         finally:

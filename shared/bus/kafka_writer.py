@@ -175,10 +175,11 @@ class _Session:
     async def _drain(self, topic: str, partition: int) -> None:
         """A lane: one batch after the other, until nothing waits."""
         waiting = self._waiting[topic, partition]
+        counts: dict[_Call, int] = {}
         try:
             while waiting and not self.ended:
                 batch = self._producer.create_batch()
-                counts: dict[_Call, int] = {}
+                counts = {}
                 while waiting and self._add(batch, waiting[0][0]):
                     call = waiting.popleft()[1]
                     counts[call] = counts.get(call, 0) + 1
@@ -190,7 +191,10 @@ class _Session:
                 for call, count in counts.items():
                     call.acknowledge(count)
         except kafka_errors.MessageSizeTooLargeError as error:
-            self._begin_end(RecordTooLarge(f"Kafka refuses a batch for bus topic {topic}: {error}"))
+            # Only a record that is a batch by itself can be too large; its neighbours in other batches may try again.
+            for call in counts:
+                call.fail(RecordTooLarge(f"Kafka's limit for bus topic {topic} (max.message.bytes) is lower: {error}"))
+            self._begin_end(kafka_errors.ProducerClosed("a record was too large"))
         except Exception as error:
             self._begin_end(error)
         finally:

@@ -28,27 +28,17 @@ def event_word(channel: str) -> str:
 
 
 def standing(facts: Facts, channel: str, topic: str) -> list[Consent]:
-    """What holds for each address of the channel that ever said anything about the topic, by address node."""
-    by_node: dict[UUID, dict[str, Consent]] = {}
+    """What holds for each address of the channel that ever said anything about the topic, by address node.
+
+    The consent for a topic has the rows about all topics folded in already; it is asked first.
+    """
+    by_node: dict[UUID, Consent] = {}
     for consent in facts.consents:
         if consent.channel == channel and consent.topic in (topic, ALL_TOPICS):
-            by_node.setdefault(consent.node, {})[consent.topic] = consent
-    return [_combined(of.get(topic), of.get(ALL_TOPICS)) for _, of in sorted(by_node.items())]
-
-
-def _combined(own: Consent | None, of_all: Consent | None) -> Consent:
-    """A topic's own consent and that for all topics: nothing lifts a complaint, only a pressed button an opt-out."""
-    if own is None or of_all is None:
-        found = own or of_all
-        assert found is not None
-        return found
-    for one in (of_all, own):
-        if one.state == "complained":
-            return one
-    for one, other in ((of_all, own), (own, of_all)):
-        if one.state == "withdrawn":
-            return other if other.state == "confirmed" and other.at > one.at else one
-    return max(own, of_all, key=lambda consent: (consent.may_write, consent.at))
+            there = by_node.get(consent.node)
+            if there is None or there.topic == ALL_TOPICS:
+                by_node[consent.node] = consent
+    return [consent for _, consent in sorted(by_node.items())]
 
 
 def counts_as(consent: Consent, state: str) -> bool:

@@ -13,6 +13,7 @@ from shared.conditions.model import Moment, Needs
 from shared.conditions.values import folded_of, values_at
 from shared.conditions.where import Where, current_name, where_holds
 from shared.facts.model import EventFact, Facts, Order
+from shared.facts.rhythm import counted as counted_of
 
 ORDER_COMPLETED = "Order Completed"
 
@@ -83,20 +84,14 @@ def largest_group(events: list[EventFact], path: str) -> tuple[str | None, int]:
 
 
 def orders_counted(facts: Facts, moment: Moment, span: Span | None = None) -> list[Order]:
-    """The orders that figures are made of, by time: with a total known from a source that may state money, not
-    cancelled, of the moment or before."""
-    return sorted(
-        (
-            order
-            for order in facts.orders
-            if order.total is not None
-            and not order.cancelled
-            and order.at <= moment.at
-            and order.learned_at <= moment.at
-            and (span is None or _order_in_span(span, order, moment))
-        ),
-        key=lambda order: (order.at, order.key),
-    )
+    """The orders that figures are made of, by time, up to the moment: their money is known, none is cancelled."""
+    return [
+        order
+        for order in counted_of(facts.orders)
+        if order.at <= moment.at
+        and order.learned_at <= moment.at
+        and (span is None or _order_in_span(span, order, moment))
+    ]
 
 
 def _order_in_span(span: Span, order: Order, moment: Moment) -> bool:

@@ -60,11 +60,13 @@ class Needs:
 
     :param names: event names whose rows `facts.events` must hold
     :param look_back: how far before T those rows must reach by occurred-at; None: to the beginning
+    :param lines: the orders must have their lines, which records of `profile-events` leave out
     :param entry: the condition speaks of the time since the run began (`since: entry`)
     """
 
     names: frozenset[str] = frozenset()
     look_back: timedelta | None = timedelta(0)
+    lines: bool = False
     entry: bool = False
 
     def __or__(self, other: Needs) -> Needs:
@@ -72,6 +74,7 @@ class Needs:
         return Needs(
             names=self.names | other.names,
             look_back=None if endless else max(self.look_back, other.look_back),  # type: ignore[type-var]
+            lines=self.lines or other.lines,
             entry=self.entry or other.entry,
         )
 

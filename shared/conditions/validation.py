@@ -16,10 +16,24 @@ def validated(model: type[M], document: Any, pointer: str) -> M:
 
     :raises ConditionError: of the first complaint, in document order
     """
+    _check_texts(document, pointer)
     try:
         return model.model_validate(document)
     except ValidationError as error:
         raise condition_error(error, pointer) from error
+
+
+def _check_texts(document: Any, pointer: str) -> None:
+    """NUL and halves of surrogate pairs pass through JSON, but are no text to PostgreSQL."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            _check_texts(key, pointer)
+            _check_texts(value, joined(pointer, str(key)))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            _check_texts(value, joined(pointer, index))
+    elif isinstance(document, str) and any(c == "\x00" or "\ud800" <= c <= "\udfff" for c in document):
+        raise ConditionError(pointer, f"contains a character that is no text: {document!r}")
 
 
 def condition_error(error: ValidationError, pointer: str) -> ConditionError:

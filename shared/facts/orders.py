@@ -18,13 +18,16 @@ ZERO = Decimal(0)
 
 
 class Folded(NamedTuple):
-    """One order key: the order if any report is known, else its refunds by themselves. `winner`: the winning report;
-    `first_event`: the first *Order Completed* learned from a source that may state money (it alone enters rules)."""
+    """One order key: the order if any report is known, else its refunds by themselves. `winner`: the winning report."""
 
     order: Order | None
     refunds: list[Refund]
     winner: OrderReport | None
-    first_event: UUID | None
+
+    @property
+    def owners(self) -> set[UUID]:
+        """The nodes whose people have it among their facts."""
+        return {self.order.node} if self.order is not None else {refund.node for refund in self.refunds}
 
 
 def _rank(report: OrderReport | RefundRow) -> tuple:
@@ -35,14 +38,12 @@ def fold_order(reports: Sequence[OrderReport], refunds: Sequence[RefundRow]) -> 
     """All reports and refunds of one order key."""
     counted = _distinct(refunds)
     if not reports:
-        return Folded(None, [_alone(refund) for refund in counted], None, None)
+        return Folded(None, [_alone(refund) for refund in counted], None)
     ranked = sorted(reports, key=_rank, reverse=True)
     winner = ranked[0]
     completed = [report for report in ranked if report.kind == "completed"] or ranked
     best = [report for report in completed if report.trust == completed[0].trust]
     learned_first = min(completed, key=lambda report: (report.learned_at, report.event))
-    entering = [report for report in reports if report.states_money and report.kind == "completed"]
-    first = min(entering, key=lambda report: (report.learned_at, report.event), default=None)
     total = next((r.total for r in ranked if r.states_money and r.total is not None), None)
     lines = next((r.lines for r in ranked if r.lines), [])
     order = Order(
@@ -57,7 +58,7 @@ def fold_order(reports: Sequence[OrderReport], refunds: Sequence[RefundRow]) -> 
         channel=next((r.channel for r in ranked if r.channel), None),
         lines=with_returns(lines, counted),
     )
-    return Folded(order, [], winner, first.event if first else None)
+    return Folded(order, [], winner)
 
 
 def _distinct(refunds: Iterable[RefundRow]) -> list[RefundRow]:
@@ -113,6 +114,19 @@ def _take_back(lines: list[OrderLine], product_id: str, quantity: Decimal) -> No
             back = min(quantity, line.quantity - line.returned)
             line.returned += back
             quantity -= back
+
+
+def take_back_alone(orders: Iterable[Order], refunds: Iterable[Refund]) -> None:
+    """Refunds that name no known order take their goods back from the person's latest orders before them (in place)."""
+    latest_first = sorted(orders, key=order_of, reverse=True)
+    for refund in refunds:
+        for returned in refund.lines:
+            left = returned.quantity
+            for order in latest_first:
+                if order.at <= refund.at and left > 0:
+                    before = sum((line.returned for line in order.lines), ZERO)
+                    _take_back(order.lines, returned.product_id, left)
+                    left -= sum((line.returned for line in order.lines), ZERO) - before
 
 
 def order_of(order: Order) -> tuple:

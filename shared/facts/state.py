@@ -120,15 +120,19 @@ class State(msgspec.Struct, omit_defaults=True):
     addresses: list[Address] = []
 
 
-class Sections(msgspec.Struct, omit_defaults=True):
-    """The same as `State`, each section as the bytes it is kept in; empty bytes: nothing there."""
+# A section without anything: left out of what is kept (msgspec leaves a default out when it is this very object).
+ABSENT = msgspec.Raw()
 
-    traits: msgspec.Raw = msgspec.Raw()
-    cart: msgspec.Raw = msgspec.Raw()
-    orders: msgspec.Raw = msgspec.Raw()
-    refunds: msgspec.Raw = msgspec.Raw()
-    consents: msgspec.Raw = msgspec.Raw()
-    addresses: msgspec.Raw = msgspec.Raw()
+
+class Sections(msgspec.Struct, omit_defaults=True):
+    """The same as `State`, each section as the bytes it is kept in."""
+
+    traits: msgspec.Raw = ABSENT
+    cart: msgspec.Raw = ABSENT
+    orders: msgspec.Raw = ABSENT
+    refunds: msgspec.Raw = ABSENT
+    consents: msgspec.Raw = ABSENT
+    addresses: msgspec.Raw = ABSENT
 
 
 encode_state = msgspec.json.Encoder().encode

@@ -22,10 +22,11 @@ from shared.bus.base import Bus, Outgoing, partition_of
 from shared.bus.kafka import KafkaBus
 from shared.bus.postgres import PostgresBus
 from shared.embedded_postgres import EmbeddedPostgres
+from shared.events import EVENTS, MESSAGES, TOPICS
 from shared.wake import Wake
 from tests.support.wait import until
 
-TOPIC, OTHER_TOPIC = "events", "messages"
+TOPIC, OTHER_TOPIC = EVENTS, MESSAGES
 PARTITIONS = 4
 BOTH = pytest.mark.parametrize("kind", ["postgres", "kafka"])
 _prefixes = itertools.count(1)
@@ -52,7 +53,7 @@ class World:
         """Another process's bus, as far as the bus can tell: with wake-ups of its own."""
         implementation = KafkaBus if self.kind == "kafka" else PostgresBus
         bus = await implementation.open(
-            self.url, partitions=partitions, member=member, wake=Wake(), topics=(TOPIC, OTHER_TOPIC)
+            self.url, partitions=partitions, member=member, wake=Wake(), topics=TOPICS
         )
         self.open_buses.append(bus)
         return bus
@@ -125,7 +126,7 @@ class KafkaWorld(World):
         return f"{self.url.rpartition('/')[2]}.{topic}"
 
     async def stalled_writer(self, record: Outgoing) -> Callable[[], Awaitable[None]]:
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=3_600_000, enable_idempotence=True)
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, enable_idempotence=True)
         await producer.start()
         batch = producer.create_batch()
         batch.append(timestamp=None, key=record.key, value=record.value)

@@ -136,11 +136,11 @@ async def test_topics_do_not_mix(world: World) -> None:
 
 async def test_a_writer_that_commits_late_is_never_skipped(world: World) -> None:
     """It began first and commits last; meanwhile others write, also into its partition, and a reader goes on."""
-    bus = await world.open()
+    bus, waiting = await world.open(), await world.open("behind it")
     keys = keys_in_different_partitions()
     finish = await world.stalled_writer(record(keys[0], "late"))
     reader = Reader(bus)
-    behind_it = asyncio.create_task(bus.append([record(keys[0], "behind it")]))
+    behind_it = asyncio.create_task(waiting.append([record(keys[0], "behind it")]))
     await bus.append([record(key, "beside it") for key in keys[1:]])
 
     async def all_beside_it() -> bool:
@@ -277,7 +277,9 @@ async def test_a_position_before_what_is_kept_is_out_of_range_and_the_others_go_
     assert (await bus.beginnings(TOPIC))[0] == first[0] + 6
     rest = await bus.fetch(TOPIC, {0: first[0] + 6, 1: first[1]}, limit=10, wait=1)
     while len(rest) < 2:
-        rest |= await bus.fetch(TOPIC, {p: n for p, n in {0: first[0] + 6, 1: first[1]}.items() if p not in rest}, limit=10, wait=1)
+        rest |= await bus.fetch(
+            TOPIC, {p: n for p, n in {0: first[0] + 6, 1: first[1]}.items() if p not in rest}, limit=10, wait=1
+        )
     assert [one.value for one in rest[0]] == [b"6", b"7", b"8", b"9"]
     assert [one.value for one in rest[1]] == [b"other"]
 

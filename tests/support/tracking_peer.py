@@ -7,6 +7,9 @@ empty password, JSON of the batch form, the limits of size and number, a type an
 100 characters at most. Scripted answers (`status:Retry-After`) come first. An event whose properties say
 `{"refuse": true}` is bad: a batch without a good event is answered 400, else 200 and only the good ones go into the
 ledger, one JSON line each, `{"request": n, "event": {…}}`.
+
+`GET /v1/messages` (Bearer key) lists what `--messages FILE` (JSON list) says, two a page; links (`/c/…`, `/o/…`,
+`/u/…`, `/confirm/…`) are answered 200 and recorded as `{"request": n, "method": …, "path": …}`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 TYPES = {"identify", "track", "page", "screen", "group", "alias"}
 
@@ -38,10 +42,34 @@ class Api(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = (
+        True  # headers and body are two writes; together with delayed ACKs that is 40 ms an answer
+    )
     server: Api
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/v1/messages"):
+            return self._link()
+        if self.headers.get("Authorization") != f"Bearer {self.server.options.key}":
+            return self._answer(401, {"title": "unauthorized"})
+        listed = json.loads(self.server.options.messages.read_text()) if self.server.options.messages else []
+        begin = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
+        page = listed[begin : begin + 2]
+        return self._answer(200, {"items": page, "next": str(begin + 2) if begin + 2 < len(listed) else None})
+
+    def _link(self) -> None:
+        if not self.path.startswith(("/c/", "/o/", "/u/", "/confirm/")):
+            return self._answer(404, {"title": "not found"})
+        with self.server.lock, self.server.options.ledger.open("a") as ledger:
+            self.server.requests += 1
+            known = {"request": self.server.requests, "method": self.command, "path": self.path}
+            ledger.write(json.dumps(known) + "\n")
+        return self._answer(200, {"title": "done"})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith(("/u/", "/confirm/")):
+            return self._link()
         with self.server.lock:
             self.server.requests += 1
             number = self.server.requests
@@ -74,8 +102,16 @@ class Handler(BaseHTTPRequestHandler):
             return "this event is refused"
         if event.get("type") not in TYPES or (event["type"] == "track" and not event.get("event")):
             return "unknown type or no name"
-        if not (event.get("userId") or event.get("anonymousId")):
-            return "no userId and no anonymousId"
+        named = [
+            event,
+            event.get("traits", {}),
+            event.get("properties", {}),
+            event.get("context", {}).get("traits", {}),
+        ]
+        if not any(
+            fields.get(name) for fields in named for name in ("userId", "anonymousId", "email", "card", "address")
+        ):
+            return "names nobody"
         if len(event.get("messageId", "")) > 100:
             return "messageId is longer than 100 characters"
         return "larger than 256 KiB" if len(json.dumps(event)) > 256 * 1024 else None
@@ -101,6 +137,7 @@ def main() -> None:
     parser.add_argument("--ledger", type=Path, required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("--answers", default="")
+    parser.add_argument("--messages", type=Path)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=500 * 1024)
     api = Api(parser.parse_args())

@@ -62,6 +62,7 @@ async def fetch(server: EmbeddedPostgres, query: str) -> object:
 def parent_process(folder: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], psutil.Process]]]:
     """Starts another process that runs a server on `folder`; gives both processes."""
     started: list[subprocess.Popen[str]] = []
+    servers: list[psutil.Process] = []
 
     def start() -> tuple[subprocess.Popen[str], psutil.Process]:
         parent = subprocess.Popen(
@@ -71,7 +72,8 @@ def parent_process(folder: Path) -> Iterator[Callable[[], tuple[subprocess.Popen
         assert parent.stdout is not None
         line = parent.stdout.readline()
         assert line, "the parent ended before its server ran"
-        return parent, psutil.Process(int(line))
+        servers.append(psutil.Process(int(line)))
+        return parent, servers[-1]
 
     yield start
     for parent in started:
@@ -79,6 +81,9 @@ def parent_process(folder: Path) -> Iterator[Callable[[], tuple[subprocess.Popen
         parent.wait()
         assert parent.stdout is not None
         parent.stdout.close()
+    for server in servers:  # when the test has failed
+        if server.is_running():
+            server.send_signal(signal.SIGQUIT)
 
 
 def gone(processes: list[psutil.Process]) -> Callable[[], bool]:

@@ -16,7 +16,7 @@ import pytest
 
 from shared import embedded_postgres, postgres_binaries
 from shared.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from shared.postgres_binaries import Installation, find_installation, identity_for_server, usable_by
+from shared.postgres_binaries import Identity, Installation, find_installation, identity_for_server, usable_by
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to change the user")
 
@@ -105,6 +105,13 @@ def test_a_missing_wheel_is_named_with_the_mend(monkeypatch: pytest.MonkeyPatch)
 def test_a_file_in_the_place_of_the_folder_is_one_sentence(folder: Path) -> None:
     (folder / "data").write_text("")
     with pytest.raises(EmbeddedPostgresError, match=r"File exists|Not a directory"):
+        EmbeddedPostgres(folder / "data").start()
+
+
+@as_root
+def test_a_user_without_a_name_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_postgres, "identity_for_server", lambda: Identity(54321, 54321))
+    with pytest.raises(EmbeddedPostgresError, match="no name for the user"):
         EmbeddedPostgres(folder / "data").start()
 
 

@@ -136,6 +136,13 @@ def test_one_unreadable_row_leaves_out_its_whole_record_and_no_other():
     assert len(good.events) == 1
 
 
+def test_a_record_whose_second_event_cannot_be_made_sends_none():
+    chosen = mapping(events=[event(), event(event="Order Refunded", properties={"total": {"sum_of_products": ["n"]}})])
+    (bad,) = made(chosen, {"n": "two"})
+    assert not bad.events
+    assert len(bad.left_out) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -274,7 +281,7 @@ def test_a_line_that_is_not_json_is_left_out_alone():
 
 def test_a_file_in_another_encoding_is_told_so():
     csv = formats()["csv"]
-    with pytest.raises(ImportProblem, match="is not utf-?8"):
+    with pytest.raises(ImportProblem, match=r"is not utf-?8"):
         list(csv.read(io.BytesIO("a,b\n1,я\n".encode("cp1251")), csv.options()))
     (row,) = csv.read(io.BytesIO("a,b\n1,я\n".encode("cp1251")), csv.options(encoding="cp1251"))
     assert row.fields["b"] == "я"

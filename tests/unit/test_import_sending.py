@@ -17,6 +17,7 @@ from services.importing.mapping import parse_mapping
 from services.importing.problems import ImportProblem
 from services.importing.runner import Import, run_import
 from services.importing.sending import Batch, Sender, retry_after
+from services.importing.state import beside
 
 PEER = Path(__file__).resolve().parents[1] / "support" / "tracking_peer.py"
 KEY = "cabcdefghijklmnopqrstuvwx"
@@ -33,6 +34,9 @@ MAPPING = {
         }
     ],
 }
+
+
+COMMAND = "import typer; from services.importing.command import import_command; typer.run(import_command)"
 
 
 class Peer:
@@ -130,6 +134,44 @@ async def test_broken_off_it_goes_on_where_it_stopped(peer_of, job_of, concurren
     assert report.resumed == acknowledged
     listed = list(csv.DictReader(job.left_out.open()))
     assert [row["line"] for row in listed] == ["5001"], "what is left out is listed though it was read after the break"
+
+
+async def test_a_batch_that_waits_keeps_the_later_ones_from_counting_as_progress(peer_of, job_of):
+    orders = [order(n) for n in range(2000)]
+    with peer_of("--answers", "503:30") as peer:
+        job = job_of(orders, peer.url, concurrency=4)
+        task = asyncio.create_task(run_import(job))
+        async with asyncio.timeout(20):
+            while len(peer.ledger) < 1500:
+                await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not job.state.exists(), "the first batch is missing: nothing is done without a gap"
+        assert (await run_import(job)).sent == 2000
+        assert set(peer.ids) == wanted(orders)
+
+
+async def test_killed_without_warning_it_goes_on_from_what_it_knew(peer_of, job_of):
+    orders = [order(n) for n in range(8000)]
+    with peer_of("--delay", "0.02") as peer:
+        job = job_of(orders, peer.url)
+        (mapping := job.source.with_name("orders.yml")).write_text(json.dumps(MAPPING))
+        words = [job.source, "--mapping", mapping, "--url", peer.url, "--key", KEY, "--state", job.state]
+        command = [sys.executable, "-c", COMMAND, *map(str, words), "--left-out", str(job.left_out)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        async with asyncio.timeout(30):
+            while len(peer.ledger) < 5000:
+                assert process.poll() is None
+                await asyncio.sleep(0.02)
+        process.kill()
+        process.wait()
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert set(peer.ids) == wanted(orders)
+        assert set(peer.ids.values()) <= {1, 2}
+        assert len(peer.ledger) <= 8000 + 5 * 500, "what was acknowledged long before was not sent again"
+    assert not job.state.exists()
 
 
 async def test_progress_of_another_file_or_server_is_not_gone_on_with(peer_of, job_of):
@@ -231,3 +273,15 @@ async def test_live_events_go_one_batch_after_the_other_in_the_files_order(peer_
 )
 def test_retry_after_is_seconds_or_a_date(header, seconds):
     assert retry_after(header, datetime(2024, 5, 1, 10, tzinfo=UTC)) == seconds
+
+
+def test_progress_lies_beside_the_file_unless_its_folder_is_read_only(tmp_path):
+    source, home = tmp_path / "data" / "orders.csv", tmp_path / "home"
+    source.parent.mkdir()
+    assert beside(source, ".progress.json", home) == source.with_name("orders.csv.progress.json")
+    source.parent.chmod(0o555)
+    elsewhere = beside(source, ".progress.json", home)
+    assert elsewhere.parent == home
+    assert elsewhere == beside(source, ".progress.json", home)
+    assert elsewhere != beside(tmp_path / "data2" / "orders.csv", ".progress.json", home)
+    source.parent.chmod(0o755)

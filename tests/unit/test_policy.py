@@ -38,7 +38,7 @@ MAIL, PHONE = uuid4(), uuid4()
 
 
 def row(state: str, at: datetime = NOON - timedelta(days=1), node: UUID = MAIL, **changes: Any) -> ConsentRow:
-    values = {"id": uuid4(), "channel": "email", "topic": "marketing", "trust": "secret", **changes}
+    values = {"id": uuid4(), "channel": "email", "topic": "marketing", "trust": 2, **changes}
     return ConsentRow(node=node, state=state, at=at, **values)
 
 

@@ -6,9 +6,10 @@ import asyncio
 from datetime import timedelta
 from decimal import Decimal
 
-from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Price, Rendered, Result
+from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Price, Result
 from services.dispatch.channels.files import write_note
 from services.dispatch.inputs import Cap
+from services.dispatch.rendered import Rendered
 from services.dispatch.segments import segments
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from services.triggers import steps as folder
 from services.triggers.run import Effect, Run
-from shared.conditions import Condition, ConditionError, Moment, explain, parse
+from shared.conditions import Condition, ConditionError, Moment, explain
 from shared.conditions.errors import joined, unknown
 from shared.conditions.validation import validated
 from shared.facts.model import EventFact, Facts
@@ -106,6 +106,8 @@ class Here:
     now: datetime
     facts: Facts
     world: World
+    # the rule is paused: events may end the run, but it takes no step
+    paused: bool = False
     effects: list[Effect] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
 
@@ -145,18 +147,40 @@ class Step(ABC):
     Parameters: ClassVar[type[BaseModel]]
     """The pydantic type of what stands behind the key (without the lists of steps in it)."""
     examples: ClassVar[list[Any]]
+    short: ClassVar[str | None] = None
+    """The parameter that a plain text in place of the mapping means."""
+    branch_names: ClassVar[tuple[str, ...]] = ()
+    """The keys of the mapping that are lists of steps."""
 
     def __init__(self, value: Any, id: str, pointer: str, branches: dict[str, tuple[Step, ...]]) -> None:
         """:raises ConditionError: with the pointer of what is wrong"""
         self.id = id
         self.pointer = pointer
         self.branches = branches
-        self.parameters: Any = validated(self.Parameters, self.plain(value), pointer)
+        try:
+            self.parameters: Any = validated(self.Parameters, self.plain(value), pointer)
+        except ConditionError as error:
+            if isinstance(value, dict) or error.pointer != joined(pointer, self.short or ""):
+                raise
+            raise ConditionError(pointer, error.message) from error  # nobody wrote the parameter's name
 
     @classmethod
     def plain(cls, value: Any) -> Any:
         """The parameters as a document for `Parameters`: shorthands spelled out, lists of steps left out."""
-        return value
+        if isinstance(value, dict):
+            return {key: item for key, item in value.items() if key not in cls.branch_names}
+        return {cls.short: value} if cls.short else value
+
+    @classmethod
+    def schema(cls, steps: dict[str, Any]) -> dict[str, Any]:
+        """The JSON schema of what stands behind the key; `steps` is that of a list of steps."""
+        found = cls.Parameters.model_json_schema(by_alias=True)
+        for name in cls.branch_names:
+            found.setdefault("properties", {})[name] = steps
+        if cls.short is None:
+            return found
+        alone = found["properties"][cls.short]
+        return {"anyOf": [alone, {key: item for key, item in found.items() if key != "$defs"}], "$defs": found.get("$defs", {})}
 
     @classmethod
     def template(cls, value: Any) -> str:
@@ -166,7 +190,9 @@ class Step(ABC):
     @classmethod
     def lists(cls, value: Any) -> dict[str, tuple[list[Any], str]]:
         """The lists of steps within: by branch the list and its place (a pointer below the value)."""
-        return {}
+        if not isinstance(value, dict):
+            return {}
+        return {name: (value[name], f"/{name}") for name in cls.branch_names if value.get(name) is not None}
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -193,23 +219,6 @@ class Step(ABC):
     def hear(self, here: Here, happened: Happened) -> Answer | None:
         """An event while the run waits here; None if it does not concern the step."""
         return None
-
-
-class NoParameters(BaseModel):
-    """A step without parameters."""
-
-
-def condition_of(document: dict[str, Any], pointer: str) -> Condition:
-    return parse(document, pointer)
-
-
-def branch_lists(value: Any, names: Sequence[str]) -> dict[str, tuple[list[Any], str]]:
-    """The lists under the given keys of a step's mapping."""
-    found = {}
-    for name in names:
-        if isinstance(value, dict) and value.get(name) is not None:
-            found[name] = (value[name], f"/{name}")
-    return found
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────

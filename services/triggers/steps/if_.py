@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.conditions import Condition, ConditionError
-from services.triggers.steps.base import Answer, Here, Into, NoParameters, Step, branch_lists, condition_of
+from pydantic import RootModel, model_validator
+
+from services.triggers.steps.base import Answer, Here, Into, Step
+from shared.conditions import Condition, ConditionError, parse
+from shared.conditions.fields import refusal
+
+
+class Parameters(RootModel[dict[str, Any]]):
+    """A condition; its lists of steps are beside it, under `then` and `else`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_mapping(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            raise refusal(f"is a mapping of a condition with then and else, not {document!r}")
+        return document
 
 
 class If(Step):
     """What is sent under it is sent only while the condition still holds (under `else`: while it does not)."""
 
     key = "if"
-    Parameters = NoParameters
+    Parameters = Parameters
+    branch_names = ("then", "else")
     examples = [{"orders": {"count": {"gte": 1}}, "then": [{"stop": "bought"}], "else": [{"send": "second-letter"}]}]
 
     def __init__(self, value: Any, *args: Any) -> None:
         super().__init__(value, *args)
-        if not isinstance(value, dict):
-            raise ConditionError(self.pointer, f"is a mapping of a condition with then and else, not {value!r}")
-        self.document = {key: item for key, item in value.items() if key not in ("then", "else")}
+        self.document = self.plain(value)
         if not self.document:
             raise ConditionError(self.pointer, "has no condition: write for example {cart: {not_empty: true}, then: […]}")
         if not self.branches:
             raise ConditionError(self.pointer, "has neither then nor else: nothing depends on it")
-        self.condition = condition_of(self.document, self.pointer)
+        self.condition = parse(self.document, self.pointer)
 
     @classmethod
-    def plain(cls, value: Any) -> Any:
-        return {}
-
-    @classmethod
-    def lists(cls, value: Any) -> dict[str, tuple[list[Any], str]]:
-        return branch_lists(value, ("then", "else"))
+    def schema(cls, steps: dict[str, Any]) -> dict[str, Any]:
+        return {"$ref": "#/$defs/condition_with_steps"}
 
     @property
     def conditions(self) -> tuple[Condition, ...]:

@@ -39,13 +39,10 @@ class Send(Step):
     """Publishes an intent; outside the rule's window it waits for it first."""
 
     key = "send"
+    short = "template"
     Parameters = Parameters
     parameters: Parameters
     examples = ["cart-reminder", {"template": "cart-last-call", "offer": "cart5", "channels": ["push", "email"], "late": "2h"}]
-
-    @classmethod
-    def plain(cls, value: Any) -> Any:
-        return {"template": value} if isinstance(value, str) else value
 
     @classmethod
     def template(cls, value: Any) -> str:

@@ -39,6 +39,7 @@ class Split(Step):
     """The part is drawn from the name of the test and the run's origin node."""
 
     key = "split"
+    branch_names = ("then",)
     Parameters = Parameters
     parameters: Parameters
     examples = [{"subject-test": {"a": "50%", "b": "50%"}, "then": {"a": [{"send": "letter-a"}], "b": [{"send": "letter-b"}]}}]
@@ -51,8 +52,10 @@ class Split(Step):
                 raise ConditionError(place, unknown("part", branch, self.parameters.shares))
 
     @classmethod
-    def plain(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if key != "then"} if isinstance(value, dict) else value
+    def schema(cls, steps: dict[str, Any]) -> dict[str, Any]:
+        shares = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
+        ways = {"type": "object", "additionalProperties": steps}
+        return {"type": "object", "properties": {"then": ways}, "additionalProperties": shares, "required": ["then"]}
 
     @classmethod
     def template(cls, value: Any) -> str:

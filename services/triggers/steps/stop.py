@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from services.triggers.steps.base import Answer, End, Here, Step
@@ -17,14 +15,13 @@ class Parameters(Strict):
 
 
 class Stop(Step):
+    """Ends the run; what it has asked for may still be sent."""
+
     key = "stop"
+    short = "why"
     Parameters = Parameters
     parameters: Parameters
     examples = ["bought elsewhere"]
-
-    @classmethod
-    def plain(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {"why": value}
 
     def begin(self, here: Here) -> Answer:
         return End(self.parameters.why)

@@ -27,13 +27,10 @@ class WaitStep(Step):
     """The run goes on when the time has come; at once if it is past."""
 
     key = "wait"
+    short = "duration"
     Parameters = Parameters
     parameters: Parameters
     examples = ["3d", {"until": "next tuesday 10:00"}, {"until": {"trait": "renewal_date", "days": -7}}]
-
-    @classmethod
-    def plain(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {"duration": value}
 
     def begin(self, here: Here) -> Answer:
         until = self.parameters.until

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import Field
 
 from services.triggers.guards import about_the_address
-from services.triggers.steps.base import Answer, Happened, Here, Into, Step, Wait, branch_lists
-from shared.conditions import EventMatch, match_holds
+from services.triggers.steps.base import Answer, Happened, Here, Into, Step, Wait
+from shared.conditions import match_holds, parse_match
 from shared.conditions.fields import Duration, Strict
-from shared.conditions.where import Where, current_name
+from shared.conditions.where import Where
 
 
 class Parameters(Strict):
@@ -25,26 +25,19 @@ class WaitFor(Step):
     """The event counts if it was learned after the step began and no later than `for` after that."""
 
     key = "wait_for"
+    branch_names = ("then", "else")
     Parameters = Parameters
     parameters: Parameters
     examples = [{"event": "Order Completed", "for": "3d", "then": [{"stop": "bought"}], "else": [{"send": "reminder"}]}]
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.match = EventMatch(event=current_name(self.parameters.event), where=self.parameters.where)
-
-    @classmethod
-    def plain(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if key not in ("then", "else")} if isinstance(value, dict) else value
+    def __init__(self, value: Any, *args: Any) -> None:
+        super().__init__(value, *args)
+        self.match = parse_match({key: value[key] for key in ("event", "where") if key in value}, self.pointer)
 
     @classmethod
     def template(cls, value: Any) -> str:
         found = value.get("event") if isinstance(value, dict) else ""
         return found if isinstance(found, str) else ""
-
-    @classmethod
-    def lists(cls, value: Any) -> dict[str, tuple[list[Any], str]]:
-        return branch_lists(value, ("then", "else"))
 
     @property
     def names(self) -> frozenset[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from shared.conditions.fields import DurationComparison
 from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.sql.builder import Bounds, Statement
+from shared.conditions.sql.comparing import age_test
 from shared.facts.model import Facts
 
 
@@ -19,3 +21,17 @@ class AgeInBase(Leaf):
         first = facts.first_seen
         age = None if first is None or first > moment.at else moment.at - first
         return Look(self.parameters.accepts(age), {"first_seen": first})
+
+    def sql(self, statement: Statement) -> Bounds:
+        # Late events make a node older; before they were learned it counted from what was known then.
+        known_then = (
+            "SELECT DISTINCT ON (b.node) b.node, b.first_seen FROM cdp.node_seen_before b "
+            f"WHERE b.until > {statement.at} ORDER BY b.node, b.until"
+        )
+        rows = (
+            "SELECT m.profile, min(coalesce(b.first_seen, n.first_seen)) AS first_seen "
+            f"FROM cdp.node n {statement.owner('n.id')} LEFT JOIN ({known_then}) b ON b.node = n.id GROUP BY m.profile"
+        )
+        test = age_test(statement, "f.first_seen", self.parameters)
+        found = f"SELECT profile FROM ({rows}) f WHERE {test.expression}"
+        return statement.among(found, found, others=False)

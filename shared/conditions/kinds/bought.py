@@ -11,6 +11,9 @@ from shared.conditions.counting import Span, orders_counted
 from shared.conditions.errors import nearest
 from shared.conditions.fields import Comparison, PositiveCount, refusal
 from shared.conditions.model import Leaf, Look, Moment, Needs
+from shared.conditions.sql.builder import UNDECIDED, Bounds, Statement, both
+from shared.conditions.sql.comparing import line_test
+from shared.conditions.sql.orders import counted_orders
 from shared.conditions.where import Where
 from shared.facts.model import Facts, OrderLine
 
@@ -78,7 +81,30 @@ class Bought(Leaf):
 
     @cached_property
     def needs(self) -> Needs:
-        return Needs(entry=self.parameters.since is not None)
+        return Needs(lines=True, entry=self.parameters.since is not None)
+
+    def sql(self, statement: Statement) -> Bounds:
+        """Which report's lines count and what came back is sure where one report has lines and nothing was refunded."""
+        asked = self.parameters
+        if asked.since is not None:
+            return UNDECIDED if statement.moment.entered_at else statement.constant(False)
+        window = ""
+        if asked.within is not None:
+            window = f" AND o.at > {statement.parameter(statement.moment.at - asked.within, 'timestamptz')}"
+        where = both(
+            [line_test(statement, path, one) for path, one in (asked.where.root if asked.where else {}).items()]
+        )
+        plain = (
+            "NOT EXISTS (SELECT FROM cdp.refund r WHERE r.order_key = l.order_key) AND NOT EXISTS "
+            "(SELECT FROM cdp.order_line x WHERE x.order_key = l.order_key AND x.event <> l.event)"
+        )
+        units = "count(*)" if asked.at_least == 1 else "sum(l.quantity)"
+        lines = counted_orders(statement, "JOIN cdp.order_line l ON l.order_key = o.key")
+        rows = f"SELECT m.profile {lines}{window} AND l.quantity > 0 AND "
+        enough = f" GROUP BY m.profile HAVING {units} >= {asked.at_least}"
+        return statement.of_settled(
+            statement.among(f"{rows}{where.may}{enough}", f"{rows}{where.surely} AND {plain}{enough}", others=False)
+        )
 
 
 def kept(line: OrderLine) -> Any:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from pydantic import StrictBool, model_validator
 
 from shared.conditions.fields import NumberComparison, Strict, refusal
 from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.sql.builder import FALSE, TRUE, Bounds, Statement
 from shared.conditions.where import Where
+from shared.facts.cart import LIFETIME
 from shared.facts.model import Cart, CartItem, Facts
-
-# A cart that nobody touched for so long is empty.
-CART_AGE = timedelta(days=30)
 
 
 class Parameters(Strict):
@@ -55,11 +53,24 @@ class CartCondition(Leaf):
         asked = self.parameters
         return not asked.not_empty and asked.has is None and (asked.total is None or asked.total.accepts(Cart().total))
 
+    def sql(self, statement: Statement) -> Bounds:
+        """Whoever put nothing into a cart for 30 days has an empty one; the others' carts are folded in Python."""
+        start = statement.parameter(statement.moment.at - LIFETIME, "timestamptz")
+        touched = (
+            "(person.profile IN (SELECT m.profile "
+            f"FROM cdp.cart_operation o {statement.owner('o.node')} "
+            f"WHERE o.kind IN ('add', 'view') AND o.at > {start} AND o.at <= {statement.at} "
+            f"AND o.learned_at <= {statement.at}))"
+        )
+        if self.holds_for_empty():
+            return Bounds(upper=TRUE, lower=f"(NOT {touched})")
+        return Bounds(upper=touched, lower=FALSE)
+
 
 def cart_at(facts: Facts, moment: Moment) -> Cart:
     """The cart, or an empty one when its last operation is too old by the moment."""
     changed_at = facts.cart.changed_at
-    if changed_at is None or changed_at <= moment.at - CART_AGE:
+    if changed_at is None or changed_at <= moment.at - LIFETIME:
         return Cart()
     return facts.cart
 

@@ -10,6 +10,8 @@ from shared.conditions.consents import STATES, counts_as, known_channel, standin
 from shared.conditions.errors import unknown
 from shared.conditions.fields import Strict, refusal
 from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.sql.builder import Bounds, Statement, all_of
+from shared.conditions.sql.consents import standing as standing_sql
 from shared.facts.model import Facts
 
 State = Literal["requested", "granted", "confirmed", "withdrawn", "complained"]
@@ -69,3 +71,13 @@ class ConsentCondition(Leaf):
             ]
             holds = any(counts_as(consent, wanted.is_) for consent in consents) and holds
         return Look(holds, looked_at)
+
+    def sql(self, statement: Statement) -> Bounds:
+        return all_of([_bounds(statement, channel, wanted) for channel, wanted in self.parameters.root.items()])
+
+
+def _bounds(statement: Statement, channel: str, wanted: Wanted) -> Bounds:
+    rows = standing_sql(statement, channel, wanted.topic or statement.moment.topic)
+    states = ["granted", "confirmed"] if wanted.is_ == "confirmed" else [wanted.is_]
+    found = f"SELECT profile FROM ({rows}) s WHERE s.state = ANY({statement.parameter(states, 'text[]')})"
+    return statement.among(found, found, others=False)

@@ -7,6 +7,9 @@ from datetime import timedelta
 from shared.conditions.counting import orders_counted
 from shared.conditions.fields import NumberComparison
 from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.sql.builder import Bounds, Statement
+from shared.conditions.sql.comparing import number_test
+from shared.conditions.sql.orders import figures, over_figures
 from shared.facts.model import Facts
 
 
@@ -23,3 +26,8 @@ class DaysSinceOrder(Leaf):
         last = orders[-1].at if orders else None
         days = None if last is None else (moment.at - last) // timedelta(days=1)
         return Look(self.parameters.accepts(days), {"days": days, "last": last})
+
+    def sql(self, statement: Statement) -> Bounds:
+        days = f"floor(extract(epoch FROM {statement.at} - f.last) / 86400)"
+        test = number_test(statement, days, self.parameters)
+        return over_figures(statement, figures(statement), test, others=False)

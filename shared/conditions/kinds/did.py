@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from shared.conditions.counting import Counted, events_counted, largest_group
 from shared.conditions.fields import Count, refusal
 from shared.conditions.model import Leaf, Look, Moment, Needs
+from shared.conditions.sql.builder import Bounds, Statement
+from shared.conditions.sql.events import count_bounds
 from shared.facts.model import Facts
 
 
@@ -60,3 +62,7 @@ class Did(Leaf):
     @cached_property
     def needs(self) -> Needs:
         return self.parameters.needs()
+
+    def sql(self, statement: Statement) -> Bounds:
+        asked = self.parameters
+        return count_bounds(statement, asked, fewest=asked.fewest, most=asked.at_most, same=asked.same)

@@ -6,6 +6,8 @@ from functools import cached_property
 
 from shared.conditions.counting import Counted, events_counted
 from shared.conditions.model import Leaf, Look, Moment, Needs
+from shared.conditions.sql.builder import Bounds, Statement
+from shared.conditions.sql.events import count_bounds
 from shared.facts.model import Facts
 
 
@@ -24,3 +26,6 @@ class DidNot(Leaf):
     @cached_property
     def needs(self) -> Needs:
         return self.parameters.needs()
+
+    def sql(self, statement: Statement) -> Bounds:
+        return count_bounds(statement, self.parameters, fewest=0, most=0)

@@ -12,6 +12,8 @@ from shared.conditions.counting import Counted, events_counted
 from shared.conditions.errors import unknown
 from shared.conditions.fields import Duration, PositiveCount, Strict, refusal
 from shared.conditions.model import Leaf, Look, Moment, Needs
+from shared.conditions.sql.builder import Bounds, Statement, Test, all_of
+from shared.conditions.sql.events import count_bounds
 from shared.facts.model import EventFact, Facts
 
 Answer = Literal["sent", "delivered", "opened", "clicked", "bounced", "complained", "failed"]
@@ -46,10 +48,15 @@ class Parameters(RootModel[dict[str, dict[Answer, Span]]]):
     def asked(self) -> list[tuple[str, str, Span, Counted]]:
         """Channel, answer, how often, and the events that say so."""
         return [
-            (channel, answer, span, Counted(event=f"{event_word(channel)} {answer.capitalize()}", within=span.within))
+            (channel, answer, span, _counted(channel, answer, span))
             for channel, answers in self.root.items()
             for answer, span in answers.items()
         ]
+
+
+def _counted(channel: str, answer: str, span: Span) -> Counted:
+    event = f"{event_word(channel)} {answer.capitalize()}"
+    return Counted(event=event) if span.within is None else Counted(event=event, within=span.within)
 
 
 class Engagement(Leaf):
@@ -76,6 +83,15 @@ class Engagement(Leaf):
         for _, _, _, counted in self.parameters.asked():
             needs |= counted.needs()
         return needs
+
+    def sql(self, statement: Statement) -> Bounds:
+        by_person = Test("(e.properties -> 'bot' IS DISTINCT FROM 'true'::jsonb)")
+        return all_of(
+            [
+                count_bounds(statement, counted, fewest=span.at_least, extra=by_person)
+                for _, _, span, counted in self.parameters.asked()
+            ]
+        )
 
 
 def by_person(event: EventFact) -> bool:

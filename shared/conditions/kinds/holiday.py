@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 from pydantic import RootModel, StrictBool
 
 from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.sql.builder import Bounds, Statement
+from shared.conditions.sql.zones import zone_bounds
 from shared.facts.model import Facts
 
 
@@ -30,6 +32,9 @@ class Holiday(Leaf):
     def holds_in(self, zone: ZoneInfo, moment: Moment) -> bool:
         """Whether the condition holds for people in that zone."""
         return _is_holiday(zone, moment.at, moment) is self.parameters.root
+
+    def sql(self, statement: Statement) -> Bounds:
+        return zone_bounds(statement, lambda zone: self.holds_in(zone, statement.moment))
 
 
 def _is_holiday(zone: ZoneInfo, at: datetime, moment: Moment) -> bool:

@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from shared.conditions.fields import Strict, refusal
 from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.sql.builder import Bounds, Statement
+from shared.conditions.sql.zones import zone_bounds
 from shared.facts.model import Facts
 
 MIDNIGHT_AT_THE_END = "24:00"
@@ -66,3 +68,6 @@ class LocalTime(Leaf):
         start, end = self.parameters.between
         local = at.astimezone(zone).time()
         return start <= local < end if start < end else local >= start or local < end
+
+    def sql(self, statement: Statement) -> Bounds:
+        return zone_bounds(statement, lambda zone: self.holds_in(zone, statement.moment.at))

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, model_validator
 from shared.conditions.consents import known_channel, standing
 from shared.conditions.fields import Strict, refusal
 from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.sql.builder import Bounds, Statement, all_of, any_of
+from shared.conditions.sql.consents import standing as standing_sql
 from shared.facts.model import Facts
 from shared.identifiers import ADDRESS_KIND
 
@@ -44,6 +46,13 @@ class Reachable(Leaf):
             holds = holds and any(by_channel[channel] for channel in asked.any_)
         return Look(holds, by_channel)
 
+    def sql(self, statement: Statement) -> Bounds:
+        asked = self.parameters
+        parts = [_bounds(statement, channel) for channel in asked.all_]
+        if asked.any_:
+            parts.append(any_of([_bounds(statement, channel) for channel in asked.any_]))
+        return all_of(parts)
+
 
 def is_reachable(facts: Facts, moment: Moment, channel: str) -> bool:
     """Whether marketing for the rule's topic may go to one of the person's addresses on the channel."""
@@ -55,3 +64,15 @@ def is_reachable(facts: Facts, moment: Moment, channel: str) -> bool:
         and address.node not in moment.suppressed
         for address in facts.addresses
     )
+
+
+def _bounds(statement: Statement, channel: str) -> Bounds:
+    rows = standing_sql(statement, channel, statement.moment.topic)
+    kind = statement.parameter(ADDRESS_KIND[channel], "text")
+    suppressed = statement.parameter(sorted(statement.moment.suppressed), "uuid[]")
+    found = (
+        f"SELECT s.profile FROM ({rows}) s JOIN cdp.node n ON n.id = s.node "
+        f"WHERE s.state IN ('granted', 'confirmed') AND n.kind = {kind} AND n.id <> ALL({suppressed}) "
+        f"AND (n.confirmed_at <= {statement.at} OR n.asserted_at <= {statement.at})"
+    )
+    return statement.among(found, found, others=False)

@@ -1,8 +1,10 @@
-"""What kinds use to say themselves in SQL: parameters, membership at T, and bounds.
+"""What kinds use to say themselves in SQL: parameters, people at T, and bounds.
 
 Some things SQL cannot decide as Python does (the folded cart, texts beyond ASCII without a folded column). So a
 condition has two bounds: `upper` holds for everybody who may meet it, `lower` only for those who surely do. `not` swaps
 them. Where the two are the same expression, SQL alone decides; else Python looks at those between them.
+
+Inside a condition SQL's own third value says "cannot tell": `x IS NOT FALSE` is its upper bound, `x IS TRUE` its lower.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from typing import Any
 
 from shared.conditions.model import Moment
 
+TRUE, FALSE, CANNOT_TELL = "true", "false", "NULL::boolean"
+
 
 @dataclass(frozen=True)
 class Bounds:
-    """Boolean SQL expressions over `person.profile`, never null; lower implies upper."""
+    """Boolean SQL expressions over the row `person`, never null; lower implies upper."""
 
     upper: str
     lower: str
@@ -30,8 +34,47 @@ class Bounds:
         return Bounds(upper=f"NOT {self.lower}", lower=f"NOT {self.upper}")
 
 
-TRUE, FALSE = "true", "false"
+def all_of(parts: list[Bounds]) -> Bounds:
+    """Every part holds."""
+    return _joined(" AND ", parts)
+
+
+def any_of(parts: list[Bounds]) -> Bounds:
+    """At least one part holds."""
+    return _joined(" OR ", parts)
+
+
+def _joined(glue: str, parts: list[Bounds]) -> Bounds:
+    upper, lower = glue.join(part.upper for part in parts), glue.join(part.lower for part in parts)
+    return Bounds(upper=f"({upper})", lower=f"({lower})")
+
+
 UNDECIDED = Bounds(upper=TRUE, lower=FALSE)
+
+
+@dataclass(frozen=True)
+class Test:
+    """A boolean SQL expression over some row; NULL where SQL cannot tell, which only `decided = False` may be."""
+
+    expression: str
+    decided: bool = True
+
+    @property
+    def may(self) -> str:
+        """Whether it may hold."""
+        return self.expression if self.decided else f"({self.expression}) IS NOT FALSE"
+
+    @property
+    def surely(self) -> str:
+        """Whether it surely holds."""
+        return self.expression if self.decided else f"({self.expression}) IS TRUE"
+
+
+def both(tests: list[Test]) -> Test:
+    """All of them; of none it is true."""
+    if not tests:
+        return Test(TRUE)
+    return Test("(" + " AND ".join(test.expression for test in tests) + ")", all(test.decided for test in tests))
 
 
 class Statement:
@@ -51,10 +94,28 @@ class Statement:
         """Whether the row of cdp.membership (by its alias) held at T."""
         return f"{membership}.from_at <= {self.at} AND ({membership}.to_at IS NULL OR {membership}.to_at > {self.at})"
 
+    def owner(self, node: str) -> str:
+        """A join that gives the row with that node column its person at T, as `m.profile`."""
+        return f"JOIN cdp.membership m ON m.node = {node} AND {self.present('m')}"
+
     def undecided(self) -> Bounds:
         """Python must look at everybody."""
         return UNDECIDED
 
-    def exact(self, expression: str) -> Bounds:
-        """SQL decides by this expression."""
-        return Bounds(upper=f"({expression})", lower=f"({expression})")
+    def constant(self, holds: bool) -> Bounds:
+        """The same for everybody."""
+        return Bounds(upper=TRUE, lower=TRUE) if holds else Bounds(upper=FALSE, lower=FALSE)
+
+    def among(self, may: str, surely: str, *, others: bool) -> Bounds:
+        """A person for whom there is a row, where one exists; `others`: whether people without a row meet the condition.
+
+        :param may: a SELECT of the profiles with a row that may meet it, or, with `others`, that may fail to
+        :param surely: the same of those that surely do
+        """
+        if others:
+            return Bounds(upper=f"(person.profile NOT IN ({surely}))", lower=f"(person.profile NOT IN ({may}))")
+        return Bounds(upper=f"(person.profile IN ({may}))", lower=f"(person.profile IN ({surely}))")
+
+    def of_settled(self, bounds: Bounds) -> Bounds:
+        """Bounds made of present rows: they say how it was at T only for people to whom nothing happened since."""
+        return Bounds(upper=f"(NOT person.settled OR {bounds.upper})", lower=f"(person.settled AND {bounds.lower})")

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.conditions.model import AllOf, AnyOf, Condition, Leaf, Moment, NotOf
-from shared.conditions.sql.builder import Bounds, Statement
+from shared.conditions.sql.builder import Bounds, Statement, all_of, any_of
 from shared.identifiers import STRENGTH
 
 
@@ -40,7 +40,11 @@ def compile_sql(
     at_most = f"LIMIT {statement.parameter(limit, 'bigint')}" if limit is not None else ""
     sql = f"""
 WITH person AS (
-    SELECT DISTINCT m.profile FROM cdp.membership m WHERE {statement.present("m")}
+    SELECT m.profile, bool_and(m.to_at IS NULL) AND coalesce(p.last_learned_at <= {statement.at}, false) AS settled
+    FROM cdp.membership m
+    LEFT JOIN cdp.profile p ON p.id = m.profile
+    WHERE {statement.present("m")}
+    GROUP BY m.profile, p.last_learned_at
 ), met AS (
     SELECT person.profile, {bounds.lower if not bounds.exact else "true"} AS certain
     FROM person
@@ -66,18 +70,10 @@ def bounds_of(condition: Condition, statement: Statement) -> Bounds:
     """Upper and lower bound of the whole tree."""
     match condition:
         case AllOf(parts):
-            return _joined("AND", [bounds_of(part, statement) for part in parts])
+            return all_of([bounds_of(part, statement) for part in parts])
         case AnyOf(parts):
-            return _joined("OR", [bounds_of(part, statement) for part in parts])
+            return any_of([bounds_of(part, statement) for part in parts])
         case NotOf(part):
             return bounds_of(part, statement).negated()
         case Leaf():
             return condition.sql(statement)
-
-
-def _joined(word: str, parts: list[Bounds]) -> Bounds:
-    glue = f" {word} "
-    return Bounds(
-        upper="(" + glue.join(part.upper for part in parts) + ")",
-        lower="(" + glue.join(part.lower for part in parts) + ")",
-    )

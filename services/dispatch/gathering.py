@@ -1,0 +1,347 @@
+"""Gathers what a decision looks at, for a batch of messages within one transaction: a constant number of statements."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from services.dispatch import guard as guards
+from services.dispatch.channels.base import Adapter
+from services.dispatch.channels.registry import serving
+from services.dispatch.choice import Figures
+from services.dispatch.decision import draw_from
+from services.dispatch.inputs import Address, Channel, ConsentRow, Contact, GuardVerdict, Inputs, Purpose, Suppression, Switch
+from services.dispatch.policy import LONGEST_WINDOW, PURGE_SILENCE
+from services.dispatch.reasons import Reason
+from services.dispatch.store import looking
+from services.dispatch.store.claims import Due
+from services.dispatch.templates import Template
+from services.dispatch.view import Offer
+from services.dispatch.worth import ASSUMED_ORDER, worth
+from shared.cdp import EventsQuestion, FactsQuestion, events_of, facts, purged_at
+from shared.conditions import Moment
+from shared.db import Tx
+from shared.facts.model import EventFact, Facts
+from shared.identifiers import ADDRESS_KIND
+from shared.ids import RandomBits, node_id
+from shared.settings import Settings
+
+NETWORK_WINDOW = SOURCE_WINDOW = timedelta(hours=1)
+DRAW_BITS = 53
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What gathering needs of the process: settings, adapters, secrets and chance."""
+
+    settings: Settings
+    adapters: dict[str, type[Adapter]]
+    namespace: UUID
+    secret: bytes
+    bits: RandomBits
+
+
+@dataclass
+class Gathered:
+    """A message with everything a decision and its texts need. `addresses`: node → address as it is written."""
+
+    due: Due
+    inputs: Inputs
+    facts: Facts | None
+    template: Template | None
+    offer: Offer | None
+    addresses: dict[UUID, str]
+    adapters: dict[str, type[Adapter]]
+    network: str | None = None
+    source: UUID | None = None
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What does not depend on the person."""
+
+    channels: list[looking.ChannelRow]
+    policy: looking.Policy
+    switches: list[Switch]
+    mean: looking.MeanOrder | None
+    templates: dict[str, Template]
+    offers: dict[str, looking.OfferRow]
+
+
+@dataclass(frozen=True)
+class _People:
+    """What does, in the order of the messages, or by node."""
+
+    facts: list[Facts | None]
+    events: list[list[EventFact]]
+    addressed: dict[UUID, looking.AddressNode]
+    consents: dict[UUID, list[ConsentRow]]
+    suppressions: dict[tuple[UUID, str], Suppression]
+    requests: dict[UUID, looking.Request]
+    purged: dict[UUID, datetime]
+
+
+def addressed_node(due: Due, namespace: UUID) -> UUID | None:
+    """The node of the address that the message's run is about; None for a run that is about no address."""
+    asked = due.intent.addressed
+    if asked is None:
+        return None
+    return asked.node or node_id(namespace, ADDRESS_KIND.get(asked.channel, "email"), asked.address)
+
+
+async def gather(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings) -> list[Gathered]:
+    """Reads and puts together. The messages' people must be locked. Codes of offers are allotted here."""
+    base = await _read_base(tx, due, now)
+    people = await _read_people(tx, due, now, world)
+    gathered = [_put_together(one, index, now, world, base, people) for index, one in enumerate(due)]
+    await _allot(tx, gathered, base, now)
+    return await with_contacts(tx, gathered, now)
+
+
+async def _read_base(tx: Tx, due: Sequence[Due], now: datetime) -> _Base:
+    return _Base(
+        channels=await looking.read_channels(tx),
+        policy=await looking.read_policy(tx),
+        switches=await looking.read_switches(tx),
+        mean=await looking.read_mean_order(tx, now),
+        templates=await looking.read_templates(tx, [one.intent.template for one in due]),
+        offers=await looking.read_offers(tx, [one.intent.offer for one in due if one.intent.offer]),
+    )
+
+
+async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings) -> _People:
+    parsed = [guards.read(one.intent.guard) for one in due]
+    known = await facts(
+        tx,
+        [
+            FactsQuestion(node=one.intent.origin, names=guard.needs.names, since=guards.look_back(one.intent.guard, guard, now))
+            for one, guard in zip(due, parsed, strict=True)
+        ],
+    )
+    events = await events_of(
+        tx,
+        [
+            EventsQuestion(nodes=one_facts.nodes if one_facts else [], names=guard.names, learned_after=one.intent.guard.since)
+            for one, guard, one_facts in zip(due, parsed, known, strict=True)
+        ],
+    )
+    addressed = [node for one in due if (node := addressed_node(one, world.namespace)) is not None]
+    nodes = [*addressed, *(address.node for one in known if one for address in one.addresses)]
+    entries = [UUID(one.intent.event["id"]) for one in due if one.intent.addressed and "id" in one.intent.event]
+    return _People(
+        facts=known,
+        events=events,
+        addressed=await looking.read_address_nodes(tx, addressed),
+        consents=await looking.read_consents(tx, nodes),
+        suppressions=await looking.read_suppressions(tx, nodes),
+        requests=await looking.read_requests(tx, [one.intent.origin for one in due if one.intent.addressed], entries),
+        purged=await purged_at(tx, world.secret, addressed, PURGE_SILENCE, now),
+    )
+
+
+def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base: _Base, people: _People) -> Gathered:
+    intent, known = one.intent, people.facts[index]
+    template = base.templates.get(intent.template)
+    purpose, problem = _purpose(one, template)
+    shop_zone = ZoneInfo(world.settings.shop_timezone)
+    topic = _topic(one)
+    moment = Moment(at=now, entered_at=intent.entered_at, zone=shop_zone, topic=topic, entry_id=_entry_id(one))
+    node = addressed_node(one, world.namespace)
+    gone = known is None or (node is not None and node not in people.addressed)
+    verdict = GuardVerdict(holds=True)
+    if known is not None:
+        suppressed = frozenset(address for address, _ in people.suppressions)
+        judged_at = Moment(**{**moment.__dict__, "suppressed": suppressed})
+        verdict = guards.judge(intent.guard, guards.read(intent.guard), known, people.events[index], judged_at)
+    if intent.offer and intent.offer not in base.offers:
+        problem = problem or Reason("no-offer", f"there is no offer {intent.offer}")
+    value = worth(
+        intent.value,
+        known,
+        intent.event.get("properties", {}),
+        base.mean.value if base.mean else base.policy.mean_order or ASSUMED_ORDER,
+    )
+    adapters = _adapters(base.channels, world)
+    request = people.requests.get(_entry_id(one) or UUID(int=0))
+    inputs = Inputs(
+        message=one.id,
+        rule=intent.rule,
+        rule_name=intent.rule_name,
+        purpose=purpose,
+        topic=topic,
+        now=now,
+        valid_until=intent.valid_until,
+        zone=(moment.zone_of(known) if known else shop_zone).key,
+        draw=draw_from(world.bits(DRAW_BITS)),
+        ghost=intent.ghost,
+        known=not gone,
+        profile=known.profile if known else None,
+        nodes=known.nodes if known else [],
+        guard=verdict,
+        template=intent.template,
+        template_version=template.version if template else None,
+        problem=problem,
+        asked=[one.pinned] if one.pinned else intent.channels,
+        addressed=node,
+        channels=[_channel(row, adapters[row.name], one, known, people, world) for row in base.channels if row.name in adapters],
+        switches=base.switches,
+        caps=base.policy.caps,
+        purged_at=people.purged.get(node) if node else None,
+        value=value.value,
+        value_from=value.origin,
+        base_version=base.mean.version if base.mean else None,
+        explore=base.policy.explore if purpose == "marketing" else base.policy.explore * 0,
+    )
+    network = network_of(request.ip if request else None) if purpose == "confirmation" else None
+    return Gathered(
+        due=one,
+        inputs=inputs,
+        facts=known,
+        template=template,
+        offer=None,
+        addresses=_written(one, node, known),
+        adapters=adapters,
+        network=network,
+        source=request.source if request and purpose == "confirmation" else None,
+    )
+
+
+def _purpose(one: Due, template: Template | None) -> tuple[Purpose, Reason | None]:
+    """What the message is for: the stricter of the rule's kind and the template's purpose."""
+    intent = one.intent
+    if template is None:
+        return intent.kind, Reason("no-template", f"there is no template {intent.template}")
+    if template.purpose == "confirmation":
+        return "confirmation", None
+    if intent.kind == "marketing" and template.purpose == "transactional":
+        text = f"the rule is marketing and the template {intent.template} is not: it need not have a way out"
+        return "marketing", Reason("no-template", text)
+    return ("marketing" if "marketing" in (intent.kind, template.purpose) else "transactional"), None
+
+
+def _topic(one: Due) -> str:
+    """The consent topic: the rule's, or for a subscription one of those that were subscribed to."""
+    asked = one.intent.addressed
+    if asked is None or not asked.topics or one.intent.topic in asked.topics:
+        return one.intent.topic
+    return asked.topics[0]
+
+
+def _entry_id(one: Due) -> UUID | None:
+    found = one.intent.event.get("id")
+    return UUID(found) if isinstance(found, str) else None
+
+
+def _adapters(channels: Sequence[looking.ChannelRow], world: Surroundings) -> dict[str, type[Adapter]]:
+    found = ((row.name, serving(world.adapters, row.name, row.adapter, world.settings)) for row in channels)
+    return {name: adapter for name, adapter in found if adapter is not None}
+
+
+def _channel(
+    row: looking.ChannelRow, adapter: type[Adapter], one: Due, known: Facts | None, people: _People, world: Surroundings
+) -> Channel:
+    quiet = row.quiet
+    if quiet is None:
+        defaults = adapter.defaults
+        quiet = world.settings.quiet_hours if defaults is None or defaults.quiet else ""
+    return Channel(
+        name=row.name,
+        adapter=adapter.name,
+        consent=row.name,
+        unit_cost=row.unit_cost,
+        figures=Figures(row.reach, row.act, row.lost),
+        enabled=row.enabled,
+        quiet=quiet,
+        caps=row.caps,
+        addresses=_addresses(row.name, adapter.address_kind, one, known, people, world),
+    )
+
+
+def _addresses(
+    channel: str, kind: str, one: Due, known: Facts | None, people: _People, world: Surroundings
+) -> list[Address]:
+    """The person's addresses on the channel; of a subscription's run only the one it is about."""
+    if one.intent.addressed is not None:
+        node = addressed_node(one, world.namespace)
+        asked = people.addressed.get(node) if node else None
+        if node is None or asked is None or channel != one.intent.addressed.channel:
+            return []
+        return [_address(node, asked.status, None, channel, people)]
+    found = [address for address in (known.addresses if known else []) if address.kind == kind]
+    return [_address(address.node, address.status, address.last_seen, channel, people) for address in found]
+
+
+def _address(node: UUID, status: str, last_seen: datetime | None, channel: str, people: _People) -> Address:
+    suppression = people.suppressions.get((node, "*")) or people.suppressions.get((node, channel))
+    rows = [row for row in people.consents.get(node, []) if row.channel == channel]
+    return Address(node=node, status=status, last_seen=last_seen, consents=rows, suppression=suppression)
+
+
+def _written(one: Due, node: UUID | None, known: Facts | None) -> dict[UUID, str]:
+    written = {address.node: address.value for address in (known.addresses if known else [])}
+    if node is not None and one.intent.addressed is not None:
+        written[node] = one.intent.addressed.address
+    return written
+
+
+async def _allot(tx: Tx, gathered: Sequence[Gathered], base: _Base, now: datetime) -> None:
+    """One code an offer and person, the same on a second claim. Ghosts are shown one and given none."""
+    wanting = [g for g in gathered if g.due.intent.offer and g.due.intent.offer in base.offers and g.inputs.known]
+    if not wanting:
+        return
+    given = await looking.read_allotments(tx, [node for g in wanting for node in g.inputs.nodes], now)
+    new: list[tuple[UUID, UUID, Offer]] = []
+    for g in wanting:
+        name, intent = g.due.intent.offer or "", g.due.intent
+        held = (given.get((node, name)) for node in g.inputs.nodes)
+        g.offer = next((offer for offer in held if offer is not None), None)
+        if g.offer is None:
+            form = intent.addressed.form if intent.addressed else None
+            g.offer = base.offers[name].for_form(form, now)
+            if not intent.ghost and g.inputs.guard.holds:
+                new.append((intent.origin, g.due.id, g.offer))
+                given[intent.origin, name] = g.offer
+    if new:
+        await looking.write_allotments(tx, new, now)
+
+
+async def with_contacts(tx: Tx, gathered: Sequence[Gathered], now: datetime) -> list[Gathered]:
+    """The same with what counts against caps now, read anew; to be called under the locks of the people and requests."""
+    asked = [looking.Asked(g.inputs.nodes, [a.node for c in g.inputs.channels for a in c.addresses]) for g in gathered]
+    contacts = await looking.read_contacts(tx, asked, now - LONGEST_WINDOW)
+    networks = [g.network for g in gathered if g.network]
+    sources = [g.source for g in gathered if g.source]
+    by_network: dict[str, int] = {}
+    by_source: dict[UUID, int] = {}
+    if networks or sources:
+        by_network, by_source = await looking.count_confirmations(
+            tx, networks, sources, now - NETWORK_WINDOW, now - SOURCE_WINDOW
+        )
+    for g, rows in zip(gathered, contacts, strict=True):
+        own = set(g.inputs.nodes)
+        g.inputs = msgspec.structs.replace(
+            g.inputs,
+            now=now,
+            contacts=[Contact(r.message, r.at, r.channel, r.purpose, r.address, r.origin in own) for r in rows],
+            network_count=by_network.get(g.network or "", 0),
+            source_count=by_source.get(g.source, 0) if g.source else 0,
+        )
+    return list(gathered)
+
+
+def network_of(ip: str | None) -> str | None:
+    """The network that counts as one: /24 of IPv4, /48 of IPv6; None for what is no address."""
+    if not ip:
+        return None
+    try:
+        address = ipaddress.ip_address(ip.strip())
+    except ValueError:
+        return None
+    length = 24 if address.version == 4 else 48
+    return str(ipaddress.ip_network((address, length), strict=False))

@@ -1,0 +1,230 @@
+"""Calls: the step to *calling*, what came of it, and those that never told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from shared.db import Tx
+
+# How long after the step to *calling* an exchange may still start, and what is left after its time for writing it down.
+START_SECONDS = 5.0
+MARGIN_SECONDS = 2.0
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """A message whose call may start."""
+
+    id: UUID
+    run: UUID
+    rule: UUID
+    rule_name: str
+    kind: str
+    topic: str
+    purpose: str
+    step: str
+    template: str
+    origin: UUID
+    hops: int
+    channel: str
+    adapter: str
+    address: str
+    address_node: UUID
+    subject: str
+    body: str
+    html: str
+    urls: dict[str, str]
+    cost: Decimal
+    attempts: int
+    repeats: int
+    valid_until: datetime
+
+
+_COLUMNS = """m.id, m.run, m.rule, m.rule_name, m.kind, m.topic, m.purpose, m.step, m.template, m.origin, m.hops, m.channel,
+    m.adapter, m.address, m.address_node, m.subject, m.body, m.html, m.urls, m.cost, m.attempts, m.repeats, m.valid_until"""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """What an attempt came to, and the message's next state. `due_at`: when it is decided anew, for *queued*."""
+
+    message: UUID
+    number: int
+    outcome: str
+    state: str
+    detail: str = ""
+    provider_id: str = ""
+    reason_code: str | None = None
+    reason: str | None = None
+    due_at: datetime | None = None
+    pinned: str | None = None
+    repeat: bool = False
+    charged: Decimal | None = None
+
+
+async def lock_chosen(tx: Tx, free: Mapping[str, int]) -> list[Chosen]:
+    """Locks messages whose call may start, at most `free` of each adapter, passing by those somebody else holds."""
+    rows = await tx.fetch(
+        f"""
+        SELECT {_COLUMNS}
+        FROM unnest($1::text[], $2::int[]) AS f(name, free), LATERAL (
+            SELECT * FROM dispatch.message
+            WHERE state = 'claimed' AND chosen_at IS NOT NULL AND adapter = f.name AND lease_until > clock_timestamp()
+            ORDER BY chosen_at LIMIT f.free FOR UPDATE SKIP LOCKED
+        ) m
+        """,
+        list(free),
+        list(free.values()),
+    )
+    return [Chosen(**dict(row)) for row in rows]
+
+
+async def to_calling(tx: Tx, chosen: Sequence[Chosen], timeouts: Mapping[str, float], now: datetime) -> None:
+    """The step to *calling*, with an attempt's row for each. `timeouts`: seconds an exchange may take, by adapter."""
+    await tx.execute(
+        """
+        UPDATE dispatch.message m SET
+            state = 'calling', attempts = m.attempts + 1, claim = NULL, lease_until = NULL, chosen_at = NULL,
+            start_by = clock_timestamp() + make_interval(secs => $3),
+            call_until = clock_timestamp() + make_interval(secs => $3 + $4 + c.timeout),
+            updated_at = $5
+        FROM unnest($1::uuid[], $2::float8[]) AS c(id, timeout)
+        WHERE m.id = c.id
+        """,
+        [one.id for one in chosen],
+        [timeouts[one.adapter] for one in chosen],
+        START_SECONDS,
+        MARGIN_SECONDS,
+        now,
+    )
+    await tx.execute(
+        """
+        INSERT INTO dispatch.attempt (message, number, channel, adapter, address_node, at, cost)
+        SELECT message, number, channel, adapter, node, $7, cost
+        FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::uuid[], $6::numeric[])
+             AS a(message, number, channel, adapter, node, cost)
+        """,
+        [one.id for one in chosen],
+        [one.attempts + 1 for one in chosen],
+        [one.channel for one in chosen],
+        [one.adapter for one in chosen],
+        [one.address_node for one in chosen],
+        [one.cost for one in chosen],
+        now,
+    )
+
+
+async def withhold(tx: Tx, withheld: Sequence[tuple[UUID, str, str]], now: datetime) -> None:
+    """(message, reason code, reason) of those that must not be called after all."""
+    await tx.execute(
+        """
+        UPDATE dispatch.message m SET state = 'withheld', reason_code = w.code, reason = w.reason, claim = NULL,
+            lease_until = NULL, chosen_at = NULL, updated_at = $4
+        FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w(id, code, reason) WHERE m.id = w.id
+        """,
+        [message for message, _, _ in withheld],
+        [code for _, code, _ in withheld],
+        [reason for _, _, reason in withheld],
+        now,
+    )
+
+
+async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> list[Chosen]:
+    """Writes what came of attempts; returns the messages that it changed. An answer that comes after the call was given
+    up as unknown still counts, unless another attempt began meanwhile."""
+    ordered = sorted(answered, key=lambda one: one.message)
+    columns = _answer_columns(ordered)
+    rows = await tx.fetch(
+        f"""
+        WITH answered AS (
+            SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                                 $8::text[], $9::timestamptz[], $10::text[], $11::bool[], $12::numeric[])
+                AS a(message, number, outcome, state, detail, provider_id, code, reason, due_at, pinned, repeat, charged)
+        ), ended AS (
+            UPDATE dispatch.attempt t SET outcome = a.outcome, detail = a.detail, provider_id = a.provider_id, ended_at = $13
+            FROM answered a
+            WHERE t.message = a.message AND t.number = a.number AND (t.outcome IS NULL OR t.outcome = 'unknown')
+        )
+        UPDATE dispatch.message m SET
+            state = a.state, reason_code = a.code, reason = a.reason, due_at = coalesce(a.due_at, m.due_at),
+            pinned = a.pinned, repeats = m.repeats + a.repeat::int, start_by = NULL, call_until = NULL, updated_at = $13,
+            sent_at = CASE WHEN a.state = 'sent' THEN $13 ELSE m.sent_at END
+        FROM answered a
+        WHERE m.id = a.message AND m.attempts = a.number
+          AND (m.state = 'calling' OR (m.state = 'unknown' OR m.state = 'queued' AND m.pinned IS NOT NULL)
+               AND a.outcome NOT IN ('unknown', 'late'))
+        RETURNING {_COLUMNS}
+        """,
+        *columns,
+        now,
+    )
+    return [Chosen(**dict(row)) for row in rows]
+
+
+def _answer_columns(answered: Sequence[Answered]) -> list[list[Any]]:
+    names = (
+        "message", "number", "outcome", "state", "detail", "provider_id", "reason_code", "reason", "due_at", "pinned",
+        "repeat", "charged",
+    )  # fmt: skip
+    return [[getattr(one, name) for one in answered] for name in names]
+
+
+async def charge(tx: Tx, charges: Sequence[tuple[Chosen, int, Decimal]], now: datetime) -> None:
+    """(message, attempt's number, amount): what providers took; once an attempt."""
+    await tx.execute(
+        """
+        INSERT INTO dispatch.charge (message, number, channel, adapter, rule, amount, at)
+        SELECT message, number, channel, adapter, rule, amount, $7
+        FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::uuid[], $6::numeric[])
+             AS c(message, number, channel, adapter, rule, amount)
+        ON CONFLICT (message, number) DO NOTHING
+        """,
+        [one.id for one, _, _ in charges],
+        [number for _, number, _ in charges],
+        [one.channel for one, _, _ in charges],
+        [one.adapter for one, _, _ in charges],
+        [one.rule for one, _, _ in charges],
+        [amount for _, _, amount in charges],
+        now,
+    )
+
+
+async def uncount(tx: Tx, messages: Sequence[Chosen]) -> None:
+    """These did not reach anybody: they no longer count against caps."""
+    await tx.execute(
+        "DELETE FROM dispatch.contact c USING unnest($1::uuid[], $2::uuid[]) AS u(origin, message) "
+        "WHERE c.origin = u.origin AND c.message = u.message",
+        [one.origin for one in messages],
+        [one.id for one in messages],
+    )
+
+
+async def silent_calls(tx: Tx, limit: int) -> list[Chosen]:
+    """Calls that did not tell what came of them in their time: their process has died, or could not write."""
+    rows = await tx.fetch(
+        f"SELECT {_COLUMNS} FROM dispatch.message m WHERE state = 'calling' AND call_until < clock_timestamp() "
+        "ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED",
+        limit,
+    )
+    return [Chosen(**dict(row)) for row in rows]
+
+
+async def calls_of(tx: Tx, node: UUID, before: datetime | None = None) -> int:
+    """How many messages to this address are being called now."""
+    return await tx.fetchval(
+        "SELECT count(*) FROM dispatch.message WHERE address_node = $1 AND state = 'calling'", node
+    )
+
+
+async def longest_call(tx: Tx, node: UUID) -> float:
+    """Seconds until the last call to this address that is open now must have ended; 0 if none is open."""
+    found = await tx.fetchval(
+        "SELECT extract(epoch FROM max(call_until) - clock_timestamp())::float8 FROM dispatch.message "
+        "WHERE address_node = $1 AND state = 'calling'",
+        node,
+    )
+    return max(0.0, found or 0.0)

@@ -1,0 +1,107 @@
+"""Profile events → items of the queue, idle timers, and at once what transactional rules decide.
+
+All in the consumer's transaction, which has moved the position already. What concerns marketing rules is only put in the
+queue here: it is decided when the watermark has reached it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from services.triggers import claims, loading
+from services.triggers.deciding import Changes, Person, Whose
+from services.triggers.loading import Group
+from services.triggers.metrics import count
+from services.triggers.queue import Item, ItemKind, event_item, fact_of, idle_item
+from services.triggers.steps.base import World
+from services.triggers.store import people, queue
+from services.triggers.store.rules import RuleBook
+from services.triggers.versions import Rules, concerns
+from shared import wake
+from shared.consumer import Applied, Batch
+from shared.db import Tx
+from shared.errors import Permanent
+from shared.events import ProfileEvent, ProfileMerged, ProfileRecord, decode_profile_record
+
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class Handler:
+    """Handles a batch of `profile-events` (see `shared.consumer.Handler`)."""
+
+    def __init__(self, book: RuleBook, world: World) -> None:
+        self._book, self._world = book, world
+
+    async def __call__(self, tx: Tx, batch: Batch) -> Applied:
+        records = [_decoded(record.value) for record in batch.records]
+        rules = await self._book.read(tx)
+        live = [record for record in records if isinstance(record, ProfileEvent) and not record.event.history]
+        # Locks of people come before locks of rows, here as in a claim, or the two could wait for each other.
+        changes = await self._decide(tx, [r for r in live if concerns(rules.names["transactional"], r.event.name)], rules)
+        items = [*_events(live, rules), *_idle_timers(live, rules), *_merges(records)]
+        await claims.write(tx, changes, batch.now)
+        await queue.put_items(tx, items)
+        count(changes)
+        return Applied(publish=claims.records(changes), wake={wake.TRIGGERS_DUE} if items else set())
+
+    async def _decide(self, tx: Tx, records: Sequence[ProfileEvent], rules: Rules) -> Changes:
+        """What transactional rules make of the records, at once and under the locks of their people."""
+        changes = Changes()
+        if not records:
+            return changes
+        groups = _groups(records)
+        nodes = sorted(node for group in groups for node in group.nodes)
+        await people.lock_nodes(tx, nodes)
+        await loading.add_runs(tx, groups)
+        whose = {(r.event.origin, r.learned_at): Whose(r.profile, tuple(sorted(r.nodes))) for r in records}
+        material = await loading.load(tx, groups, rules, self._world, "transactional", whose)
+        for group in groups:
+            Person(group.items, group.runs, group.known, material, changes, "transactional").decide(NEVER)
+        changes.handled.clear()  # these records were never in the queue
+        return changes
+
+
+def _decoded(value: bytes) -> ProfileRecord:
+    try:
+        return decode_profile_record(value)
+    except msgspec.DecodeError as error:
+        raise Permanent(f"not a record of profile-events: {error}") from error
+
+
+def _groups(records: Sequence[ProfileEvent]) -> list[Group]:
+    """The people of the records with their items; records that share a node are of one person."""
+    groups = [Group(nodes=nodes) for nodes in claims.united([sorted({*r.nodes, r.event.origin}) for r in records])]
+    group_of = {node: group for group in groups for node in group.nodes}
+    for record in records:
+        group_of[record.event.origin].items.append(event_item(record))
+    return groups
+
+
+def _events(records: Sequence[ProfileEvent], rules: Rules) -> list[Item]:
+    """What concerns marketing rules is due at its learned-at."""
+    names = rules.names["marketing"]
+    return [event_item(record) for record in records if concerns(names, record.event.name)]
+
+
+def _idle_timers(records: Sequence[ProfileEvent], rules: Rules) -> list[Item]:
+    """A match arms its rule's timer; the earliest counts, whatever the order of arrival."""
+    found = []
+    for record in records:
+        fact = fact_of(record)
+        for version in rules.all_active(record.learned_at, "marketing"):
+            entry = version.document.enter
+            if entry.idle is not None and entry.matches(fact):
+                found.append(idle_item(version.rule, fact, entry.idle))
+    return found
+
+
+def _merges(records: Sequence[ProfileRecord]) -> list[Item]:
+    """A merge is told under both keys; its item is the same."""
+    return [
+        Item(node=min(record.nodes), id=record.id, kind=ItemKind.MERGED, due=record.learned_at)
+        for record in records
+        if isinstance(record, ProfileMerged) and record.nodes
+    ]

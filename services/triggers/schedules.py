@@ -1,0 +1,74 @@
+"""Schedules: at each moment of a rule's calendar its people are put in the queue, once, before any claim goes past it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from services.triggers.entries.schedule import ScheduleEntry
+from services.triggers.steps.base import Version, World
+from services.triggers.store import queue, schedules
+from services.triggers.store.rules import RuleBook
+from services.triggers.versions import Rules
+from shared.conditions import Moment
+from shared.db import Tx
+
+PAGE = 5000  # profiles put in one transaction
+SWEEP = 2000  # runs or timers told in one transaction
+MICROSECOND = timedelta(microseconds=1)
+
+
+async def expand(tx: Tx, book: RuleBook, world: World) -> bool:
+    """One page of the earliest moment that is due; says whether there was one.
+
+    The row of the schedule is locked meanwhile, and it moves to the next moment in the transaction that puts the last
+    people in: so each moment is expanded once, and a claim that read the row never passes it.
+    """
+    row = await schedules.earliest_due(tx)
+    if row is None:
+        return False
+    rule, due, cursor = row["rule"], row["due"], row["cursor"]
+    version = scheduled(await book.read(tx), rule, due)
+    if version is None:
+        await schedules.move_moment(tx, rule, None)
+        return True
+    entry = version.document.enter
+    assert isinstance(entry, ScheduleEntry) and entry.condition is not None
+    expected = entry.next_after(due - MICROSECOND, world.zone)
+    if expected != due:  # the calendar was edited
+        await schedules.move_moment(tx, rule, expected)
+        return True
+    moment = Moment(at=due, entered_at=due, zone=world.zone, topic=version.document.topic, holidays=world.holidays)
+    count, last = await schedules.put_people(tx, rule, entry.condition, moment, cursor, PAGE)
+    if count < PAGE:
+        await schedules.move_moment(tx, rule, entry.next_after(due, world.zone))
+    else:
+        await schedules.move_moment(tx, rule, due, last)
+    return True
+
+
+def scheduled(rules: Rules, rule: UUID, due: datetime) -> Version | None:
+    """The version whose calendar counts at a moment; None while the rule is not active or has no calendar."""
+    version = rules.active(rule, due)
+    return version if version is not None and version.document.enter.trigger == "schedule" else None
+
+
+async def sweep(tx: Tx, book: RuleBook, now: datetime) -> bool:
+    """Tells runs of archived rules, and of versions that an edit ends, to end; and lets timers of rules that go on again be
+    due. Says whether there may be more."""
+    more = False
+    for change in await queue.unswept(tx, now):
+        ends_all = change["state"] == "archived"
+        told = 0
+        if ends_all or (change["state"] == "active" and change["on_edit"] == "stop"):
+            told = await queue.sweep_runs(tx, change["rule"], None if ends_all else change["version"], now, SWEEP)
+        if told < SWEEP:
+            await queue.mark_swept(tx, change["rule"], change["number"])
+        more = more or told >= SWEEP
+    held = await queue.held_rules(tx)
+    if held:
+        rules = await book.read(tx)
+        going = [rule for rule in held if (change := rules.at(rule, now)) is not None and change.state != "paused"]
+        if going:
+            more = await queue.release_items(tx, going, now, SWEEP) >= SWEEP or more
+    return more

@@ -1,0 +1,171 @@
+"""Runs of people, and what a decision writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.triggers.run import Known, Run
+from shared.db import Tx
+from shared.ids import lock_key
+
+
+async def lock_nodes(tx: Tx, nodes: Sequence[UUID]) -> None:
+    """Advisory locks of people's nodes until the end of the transaction, in one order for everybody."""
+    await tx.execute(
+        "SELECT pg_advisory_xact_lock(key) FROM (SELECT key FROM unnest($1::bigint[]) AS u(key) ORDER BY key OFFSET 0) AS sorted",
+        sorted({lock_key("triggers", node) for node in nodes}),
+    )
+
+
+async def runs_of(tx: Tx, nodes: Sequence[UUID]) -> tuple[list[Run], list[Known]]:
+    """The open runs on these nodes, and what is to be known of all."""
+    rows = await tx.fetch(
+        """
+        SELECT id, rule, node, entered_at, ghost, subject, ended_at, ended_as, CASE WHEN open THEN state END AS state
+        FROM triggers.run WHERE node = ANY($1::uuid[])
+        """,
+        list(nodes),
+    )
+    known = [
+        Known(
+            id=row["id"],
+            rule=row["rule"],
+            origin=row["node"],
+            entered_at=row["entered_at"],
+            ghost=row["ghost"],
+            subject=row["subject"],
+            ended_at=row["ended_at"],
+            ended_as=row["ended_as"],
+        )
+        for row in rows
+    ]
+    return [as_run(row["state"]) for row in rows if row["state"] is not None], known
+
+
+def as_run(state: Any) -> Run:
+    return msgspec.convert(state, Run)
+
+
+async def first_reports(tx: Tx, keys: Sequence[str]) -> dict[str, datetime]:
+    """By order key when the order was first learned of, from any source."""
+    if not keys:
+        return {}
+    rows = await tx.fetch(
+        "SELECT order_key, min(learned_at) FROM cdp.order_report WHERE order_key = ANY($1::text[]) GROUP BY order_key", list(keys)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+class RunLost(RuntimeError):
+    """A run was not as it was read under its person's locks. It is a mistake in the program, never a race."""
+
+
+async def write_runs(tx: Tx, new: Sequence[Run], changed: Sequence[tuple[Run, int]], revenue: dict[UUID, str]) -> None:
+    """Inserts new runs and updates the others, each from the version it was read with.
+
+    :param changed: a run and the version it had
+    :param revenue: of runs whose goal window has closed
+    """
+    new = sorted(new, key=_key)
+    changed = sorted(changed, key=lambda pair: _key(pair[0]))
+    if new:
+        inserted = await tx.fetch(
+            """
+            INSERT INTO triggers.run (node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at,
+                                      revenue, open, state)
+            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::int[], $6::bool[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::jsonb[])
+            ON CONFLICT DO NOTHING RETURNING 1
+            """,
+            *_columns(new, revenue),
+        )
+        if len(inserted) != len(new):
+            raise RunLost(f"{len(new) - len(inserted)} of {len(new)} new runs exist already")
+    if changed:
+        updated = await tx.fetch(
+            """
+            UPDATE triggers.run r SET number = u.number, ended_at = u.ended_at, ended_as = u.ended_as, goal_at = u.goal_at,
+                revenue = u.revenue, open = u.open, state = u.state
+            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::int[], $6::bool[], $7::text[], $8::timestamptz[],
+                $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::jsonb[], $15::int[])
+                AS u(node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at, revenue, open,
+                     state, before)
+            WHERE r.node = u.node AND r.id = u.id AND r.number = u.before RETURNING 1
+            """,
+            *_columns([run for run, _ in changed], revenue),
+            [before for _, before in changed],
+        )
+        if len(updated) != len(changed):
+            raise RunLost(f"{len(changed) - len(updated)} of {len(changed)} runs are not as they were read")
+
+
+def _key(run: Run) -> tuple[UUID, UUID]:
+    return run.origin, run.id
+
+
+def _columns(runs: Sequence[Run], revenue: dict[UUID, str]) -> list[list[Any]]:
+    return [
+        [run.origin for run in runs],
+        [run.id for run in runs],
+        [run.rule for run in runs],
+        [run.version for run in runs],
+        [run.number for run in runs],
+        [run.ghost for run in runs],
+        [run.subject for run in runs],
+        [run.entered_at for run in runs],
+        [run.ended_at for run in runs],
+        [run.ended_as for run in runs],
+        [run.goal_at for run in runs],
+        [revenue.get(run.id) for run in runs],
+        [run.open for run in runs],
+        list(runs),
+    ]
+
+
+class DecisionRow(msgspec.Struct, kw_only=True):
+    """One decision as it is stored; see `services.triggers.tables.decision`. `seq` is given when it is written."""
+
+    node: UUID
+    at: datetime
+    made_at: datetime
+    rule: UUID
+    version: int
+    run: UUID | None
+    run_before: int
+    run_after: int
+    what: str
+    why: str
+    cause: dict[str, Any]
+    profile: UUID
+    nodes: list[UUID]
+    seen: list[Any]
+    effects: list[Any]
+    after: Run | None
+
+
+async def write_decisions(tx: Tx, rows: Sequence[DecisionRow]) -> None:
+    """Writes decisions in their order; `seq` is taken now, under the locks of all their people."""
+    if not rows:
+        return
+    await tx.execute(
+        """
+        INSERT INTO triggers.decision (node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile,
+                                       nodes, seen, effects, after, seq)
+        SELECT node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile,
+               ARRAY(SELECT jsonb_array_elements_text(nodes)::uuid), seen, effects, after, nextval('triggers.decision_seq')
+        FROM (
+            SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[], $5::int[], $6::uuid[], $7::int[],
+                $8::int[], $9::text[], $10::text[], $11::jsonb[], $12::uuid[], $13::jsonb[], $14::jsonb[], $15::jsonb[],
+                $16::jsonb[]) WITH ORDINALITY
+                AS d(node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile, nodes, seen,
+                     effects, after, place)
+            ORDER BY place OFFSET 0
+        ) AS in_order
+        """,
+        *([getattr(row, name) for row in rows] for name in DecisionRow.__struct_fields__),
+    )

@@ -1,0 +1,181 @@
+"""Rules, their versions, and what is in force."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from services.triggers.rule import Rule
+from services.triggers.steps.base import Version
+from services.triggers.versions import Change, Rules
+from shared.conditions import ConditionError
+from shared.db import Tx
+
+log = structlog.get_logger(__name__)
+
+
+class RuleBook:
+    """Reads the rules in the caller's transaction. Documents never change, so those once read are kept."""
+
+    def __init__(self) -> None:
+        self._versions: dict[tuple[UUID, int], Version] = {}
+        self.unreadable: dict[tuple[UUID, int], str] = {}
+
+    async def read(self, tx: Tx) -> Rules:
+        """Everything in force, as this transaction sees it: one statement, two when there are new documents."""
+        rows = await tx.fetch("SELECT rule, number, state, version, valid_from FROM triggers.rule_change ORDER BY rule, number")
+        changes = [Change(*row) for row in rows]
+        await self._load(tx, {(change.rule, change.version) for change in changes})
+        return Rules(changes, self._versions)
+
+    async def _load(self, tx: Tx, keys: set[tuple[UUID, int]]) -> None:
+        missing = sorted(keys - self._versions.keys() - self.unreadable.keys())
+        if not missing:
+            return
+        rows = await tx.fetch(
+            """
+            SELECT v.rule, v.version, v.document FROM triggers.rule_version v
+            JOIN unnest($1::uuid[], $2::int[]) AS w(rule, version) USING (rule, version)
+            """,
+            [rule for rule, _ in missing],
+            [number for _, number in missing],
+        )
+        for rule, number, document in rows:
+            try:
+                self._versions[rule, number] = Version(rule=rule, number=number, document=Rule(document))
+            except ConditionError as error:
+                self.unreadable[rule, number] = str(error)
+                log.error("rules.unreadable", rule=str(rule), version=number, problem=str(error))
+
+
+class Stored(dict[str, Any]):
+    """A rule as the API shows it."""
+
+
+_LIST = """
+    SELECT r.id, r.name, r.kind, r.made_at, c.state, c.version, c.valid_from, v.document, v.author,
+           (SELECT max(version) FROM triggers.rule_version n WHERE n.rule = r.id) AS newest
+    FROM triggers.rule r
+    JOIN LATERAL (SELECT * FROM triggers.rule_change c WHERE c.rule = r.id ORDER BY number DESC LIMIT 1) c ON true
+    JOIN triggers.rule_version v ON v.rule = r.id AND v.version = c.version
+"""
+
+
+async def list_rules(tx: Tx, *, state: str | None, after: str, limit: int) -> list[Any]:
+    """Rules by name behind `after`, with the newest change of each."""
+    return await tx.fetch(
+        f"{_LIST} WHERE r.name > $1 AND ($2::text IS NULL OR c.state = $2) ORDER BY r.name LIMIT $3", after, state, limit
+    )
+
+
+async def find_rule(tx: Tx, reference: str, *, lock: bool = False) -> Any | None:
+    """The rule with this id or name, with its newest change."""
+    try:
+        by_id: UUID | None = UUID(reference)
+    except ValueError:
+        by_id = None
+    if lock:
+        await tx.execute("SELECT 1 FROM triggers.rule WHERE id = $1 OR name = $2 FOR UPDATE", by_id, reference)
+    return await tx.fetchrow(f"{_LIST} WHERE r.id = $1 OR r.name = $2", by_id, reference)
+
+
+async def add_rule(tx: Tx, id: UUID, name: str, kind: str, now: datetime) -> bool:
+    """False when the name is taken."""
+    return bool(
+        await tx.fetchval(
+            "INSERT INTO triggers.rule (id, name, kind, made_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING 1",
+            id,
+            name,
+            kind,
+            now,
+        )
+    )
+
+
+async def add_version(tx: Tx, rule: UUID, document: dict[str, Any], author: str, now: datetime) -> int:
+    """Returns the new version's number. The rule's row must be locked."""
+    number: int = await tx.fetchval(
+        """
+        INSERT INTO triggers.rule_version (rule, version, document, author, made_at)
+        SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4 FROM triggers.rule_version WHERE rule = $1
+        RETURNING version
+        """,
+        rule,
+        document,
+        author,
+        now,
+    )
+    return number
+
+
+async def add_change(tx: Tx, rule: UUID, state: str, version: int, valid_from: datetime, author: str) -> datetime:
+    """Says what is in force from `valid_from` on, or from just after the change before if that is later; returns when."""
+    at: datetime = await tx.fetchval(
+        """
+        INSERT INTO triggers.rule_change (rule, number, state, version, valid_from, author)
+        SELECT $1, coalesce(max(number), 0) + 1, $2, $3, greatest($4, max(valid_from) + interval '1 microsecond'), $5
+        FROM triggers.rule_change WHERE rule = $1
+        RETURNING valid_from
+        """,
+        rule,
+        state,
+        version,
+        valid_from,
+        author,
+    )
+    return at
+
+
+async def versions_of(tx: Tx, rule: UUID, *, below: int | None, limit: int) -> list[Any]:
+    """Versions with their documents, newest first."""
+    return await tx.fetch(
+        """
+        SELECT version, document, author, made_at FROM triggers.rule_version
+        WHERE rule = $1 AND ($2::int IS NULL OR version < $2) ORDER BY version DESC LIMIT $3
+        """,
+        rule,
+        below,
+        limit,
+    )
+
+
+async def changes_of(tx: Tx, rule: UUID) -> list[Any]:
+    return await tx.fetch(
+        "SELECT number, state, version, valid_from, author FROM triggers.rule_change WHERE rule = $1 ORDER BY number", rule
+    )
+
+
+async def report(tx: Tx, rule: UUID, since: datetime | None, until: datetime | None) -> list[Any]:
+    """Figures of the runs entered in the time, by arm."""
+    return await tx.fetch(
+        """
+        SELECT ghost, count(*) AS entered, count(*) FILTER (WHERE ended_at IS NULL) AS inside,
+               count(goal_at) AS goals, coalesce(sum(revenue::numeric), 0) AS revenue,
+               count(*) FILTER (WHERE NOT open) AS closed,
+               jsonb_object_agg(coalesce(ended_as, 'inside'), n) AS ended
+        FROM (SELECT *, count(*) OVER (PARTITION BY ghost, ended_as) AS n FROM triggers.run
+              WHERE rule = $1 AND ($2::timestamptz IS NULL OR entered_at >= $2) AND ($3::timestamptz IS NULL OR entered_at < $3)) r
+        GROUP BY ghost ORDER BY ghost
+        """,
+        rule,
+        since,
+        until,
+    )
+
+
+async def failures(tx: Tx, rule: UUID, since: datetime | None, until: datetime | None) -> int:
+    """How often the rule failed for somebody."""
+    return int(
+        await tx.fetchval(
+            """
+            SELECT count(*) FROM triggers.decision WHERE rule = $1 AND what = 'failed'
+            AND ($2::timestamptz IS NULL OR at >= $2) AND ($3::timestamptz IS NULL OR at < $3)
+            """,
+            rule,
+            since,
+            until,
+        )
+    )

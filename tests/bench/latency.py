@@ -1,0 +1,124 @@
+"""From the request to the end of DATA at an SMTP sink: 300 events a second, a tenth of which fire, on both buses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+
+from tests.bench.servers import Running, dripline
+from tests.support.kafka import temporary_kafka
+from tests.support.smtp_peer import SmtpPeer
+
+RATE, SECONDS, FIRING = 300, 30, 0.1
+RULES = {
+    "marketing": {"event": "Bench Marketing", "kind": "marketing"},
+    "transactional": {"event": "Bench Transactional", "kind": "transactional"},
+}
+
+
+def _rule(name: str, event: str, kind: str) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": f"bench-{name}", "kind": kind, "enter": {"on": event}, "again": "always",
+        "steps": [{"send": {"template": f"bench-{name}", "channels": ["email"]}}],
+    }
+    return document | ({"value": 900, "holdout": "0%"} if kind == "marketing" else {})
+
+
+async def _prepare(client: httpx.AsyncClient, people: int, key: str) -> None:
+    for name, rule in RULES.items():
+        unsubscribe = ' <a href="{{ links.unsubscribe }}">unsubscribe</a>' if name == "marketing" else ""
+        text = " {{ links.unsubscribe }}" if name == "marketing" else ""
+        template = {
+            "name": f"bench-{name}", "kind": name, "email": {
+                "subject": "Bench {{ event.number }}",
+                "mjml": f"<mjml><mj-body><mj-section><mj-column><mj-text>{{{{ event.number }}}}{unsubscribe}</mj-text></mj-column></mj-section></mj-body></mjml>",
+                "text": "{{ event.number }}" + text,
+            },
+        }
+        answer = await client.post("/v1/templates", json=template)
+        answer.raise_for_status()
+        made = await client.post("/v1/rules", json=_rule(name, **rule))
+        made.raise_for_status()
+        (await client.post(f"/v1/rules/{made.json()['id']}/activate")).raise_for_status()
+    # No cap may stand in the way of the measurement.
+    (await client.patch("/v1/channels/email", json={"caps": []})).raise_for_status()
+    for start in range(0, people, 200):
+        batch = []
+        for number in range(start, min(people, start + 200)):
+            address = f"bench{number}@example.com"
+            batch.append({"type": "identify", "userId": f"b-{number}", "traits": {"email": address}})
+            batch.append(
+                {"type": "track", "userId": f"b-{number}", "event": "Consent Granted", "properties": {
+                    "channel": "email", "address": address, "topics": ["marketing"], "form": "bench",
+                    "text_version": "1", "page": "bench", "at": "2026-01-01T00:00:00Z", "ip": "192.0.2.1"}}
+            )
+        (await client.post("/v1/batch", json={"batch": batch}, auth=(key, ""))).raise_for_status()
+
+
+async def _post(client: httpx.AsyncClient, key: str, people: int) -> dict[str, float]:
+    """Posts at the rate; returns when each firing request was begun, by its number."""
+    posted: dict[str, float] = {}
+    tasks: list[asyncio.Task[Any]] = []
+    began = time.time()
+    for number in range(RATE * SECONDS):
+        await asyncio.sleep(max(0.0, began + number / RATE - time.time()))
+        event, properties = "Product Viewed", {"product_id": "p"}
+        if number % round(1 / FIRING) == 0:
+            kind = "marketing" if number % round(2 / FIRING) == 0 else "transactional"
+            event, properties = RULES[kind]["event"], {"number": f"{kind}-{number}"}
+            posted[properties["number"]] = time.time()
+        body = {"userId": f"b-{number % people}", "event": event, "properties": properties}
+        tasks.append(asyncio.create_task(client.post("/v1/track", json=body, auth=(key, ""))))
+    for answer in await asyncio.gather(*tasks):
+        answer.raise_for_status()
+    return posted
+
+
+async def _run(server: Running, peer: SmtpPeer) -> dict[str, Any]:
+    people, key = 2000, server.credentials["server_write_key"]
+    headers = {"Authorization": f"Bearer {server.credentials['api_key']}"}
+    limits = httpx.Limits(max_connections=50)
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=30, limits=limits) as client:
+        await _prepare(client, people, key)
+    async with httpx.AsyncClient(base_url=server.url, timeout=30, limits=limits) as client:
+        posted = await _post(client, key, people)
+    deadline = time.time() + 30
+    arrived: dict[str, float] = {}
+    while len(arrived) < len(posted) and time.time() < deadline:
+        arrived = {mail.subject.removeprefix("Bench "): mail.at for mail in peer.accepted()}
+        await asyncio.sleep(0.2)
+    result: dict[str, Any] = {}
+    for kind in RULES:
+        took = sorted(arrived[name] - at for name, at in posted.items() if name.startswith(kind) and name in arrived)
+        result[kind] = {
+            "posted": sum(name.startswith(kind) for name in posted), "arrived": len(took),
+            "p50_ms": round(took[len(took) // 2] * 1000), "p99_ms": round(took[len(took) * 99 // 100] * 1000),
+        } if took else {"posted": len(posted), "arrived": 0}
+    return result
+
+
+def measure() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for bus in ("log table", "kafka"):
+        with ExitStack() as stack:
+            folder = stack.enter_context(TemporaryDirectory(prefix="dripline-bench-"))
+            os.chmod(folder, 0o755)
+            peer = stack.enter_context(SmtpPeer())
+            settings = {"SMTP_URL": peer.url}
+            if bus == "kafka":
+                settings |= {"BUS_URL": stack.enter_context(temporary_kafka()).url, "PARTITIONS": "8"}
+            server = stack.enter_context(dripline(Path(folder), settings))
+            found[bus] = asyncio.run(_run(server, peer))
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(), indent=2))

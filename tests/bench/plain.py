@@ -1,0 +1,33 @@
+"""The plain way, to measure against: FastAPI, pydantic, one awaited send a request (acks=all, idempotent)."""
+
+import os
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+
+class Track(BaseModel):
+    messageId: str
+    anonymousId: str
+    event: str
+    properties: dict[str, Any] = {}
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI):
+    app.state.producer = AIOKafkaProducer(bootstrap_servers=os.environ["KAFKA"], acks="all", enable_idempotence=True)
+    await app.state.producer.start()
+    yield
+    await app.state.producer.stop()
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/v1/track")
+async def track(event: Track) -> dict[str, bool]:
+    await app.state.producer.send_and_wait("plain", event.model_dump_json().encode(), event.anonymousId.encode())
+    return {"success": True}
