@@ -19,7 +19,9 @@ from shared.embedded_postgres import EmbeddedPostgres, running_url
 from shared.errors import ConfigurationError
 from shared.settings import Settings, load
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Event-driven trigger marketing.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Event-driven trigger marketing."
+)
 rules_app = typer.Typer(no_args_is_help=True, help="Rules and templates as files.")
 app.add_typer(rules_app, name="rules")
 app.command("import")(import_command)
@@ -68,7 +70,9 @@ def existing_database(settings: Settings) -> str:
         return settings.database_url.get_secret_value()
     url = running_url(settings.data_dir)
     if url is None:
-        raise ConfigurationError(f"No server is running on {settings.data_dir}; start it with `dripline up`, or set DATABASE_URL.")
+        raise ConfigurationError(
+            f"No server is running on {settings.data_dir}; start it with `dripline up`, or set DATABASE_URL."
+        )
     return url
 
 
@@ -180,10 +184,14 @@ def asyncapi() -> None:
 
 @rules_app.command("apply")
 def rules_apply(
-    directory: Annotated[Path, typer.Argument(help="A folder of rules (and templates/, offers.yml), or one rule's file.")],
+    directory: Annotated[
+        Path, typer.Argument(help="A folder of rules (and templates/, offers.yml), or one rule's file.")
+    ],
     activate: Annotated[bool, typer.Option("--activate", help="Activate the rules at once.")] = False,
     url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
-    key: Annotated[str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")
+    ] = None,
     data: Data = None,
 ) -> None:
     """Send rules, templates and offers to a server; rules that did not change stay as they are."""
@@ -197,7 +205,9 @@ def rules_apply(
 def rules_diff(
     directory: Annotated[Path, typer.Argument(help="A folder of rules.")],
     url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
-    key: Annotated[str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")
+    ] = None,
     data: Data = None,
 ) -> None:
     """Show what `apply` would change."""

@@ -10,7 +10,12 @@ import msgspec
 from shared import events
 
 CHANNELS = {
-    events.EVENTS: ("origin node", "ingest; dispatch and triggers (feedback, emit, set, purge)", "profile", [events.Event]),
+    events.EVENTS: (
+        "origin node",
+        "ingest; dispatch and triggers (feedback, emit, set, purge)",
+        "profile",
+        [events.Event],
+    ),
     events.HISTORY: ("origin node", "ingest (imports)", "profile", [events.Event]),
     events.PROFILE_EVENTS: (
         "profile id",
@@ -25,7 +30,16 @@ HEADERS = {
     "description": "CloudEvents' Kafka binding, binary mode. `outbox` (shard,number,index) lets a reader drop what it has seen.",
     "properties": {
         name: {"type": "string"}
-        for name in ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "ce_subject", "content-type", "outbox")
+        for name in (
+            "ce_specversion",
+            "ce_id",
+            "ce_source",
+            "ce_type",
+            "ce_time",
+            "ce_subject",
+            "content-type",
+            "outbox",
+        )
     },
 }
 

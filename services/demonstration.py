@@ -65,12 +65,17 @@ class Demonstration:
     async def _live(self, server: Server, made: dict[str, Any]) -> None:
         time = VirtualTime(server, self.clock)
         await asyncio.to_thread(
-            apply_directory, SHIPPED, server.origin, made["api_key"], self._settings.data_dir,
-            activate=True, console=self._console,
+            apply_directory,
+            SHIPPED,
+            server.origin,
+            made["api_key"],
+            self._settings.data_dir,
+            activate=True,
+            console=self._console,
         )
         stats = await self._run_shop(server, time, made)
         self.clock.release()
-        report = await print_report(server, made["api_key"], stats, time.slices, Console())
+        report = await print_report(server, stats, time.slices, Console())
         self.failed = self.failed or not report
 
     async def _run_shop(self, server: Server, time: VirtualTime, made: dict[str, Any]) -> dict[str, Any]:
@@ -86,8 +91,13 @@ class Demonstration:
             "DEMO_SEED": str(self._seed),
         }
         shop = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "demo", env=environment, limit=STREAM_LIMIT,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            sys.executable,
+            "-m",
+            "demo",
+            env=environment,
+            limit=STREAM_LIMIT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         try:
             return await self._talk(shop, time)
@@ -99,9 +109,16 @@ class Demonstration:
     async def _talk(self, shop: asyncio.subprocess.Process, time: VirtualTime) -> dict[str, Any]:
         assert shop.stdin is not None and shop.stdout is not None
         total = (self._end - self._start).total_seconds()
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[day]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[day]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self._console) as progress:
-            bar = progress.add_task("three weeks of a shop" if total > 20 * 86400 else "the shop lives", total=total, day="")
+            bar = progress.add_task(
+                "three weeks of a shop" if total > 20 * 86400 else "the shop lives", total=total, day=""
+            )
 
             def moved(moment: datetime) -> None:
                 done = (moment - self._start).total_seconds()
@@ -110,7 +127,10 @@ class Demonstration:
             while line := await shop.stdout.readline():
                 said = json.loads(line)
                 if "at" in said:
-                    answer: dict[str, Any] = {"ok": True, "now": time.go_to(datetime.fromisoformat(said["at"])).isoformat()}
+                    answer: dict[str, Any] = {
+                        "ok": True,
+                        "now": time.go_to(datetime.fromisoformat(said["at"])).isoformat(),
+                    }
                 elif "close" in said:
                     await time.close(datetime.fromisoformat(said["close"]), moved)
                     answer = {"closed": True}
@@ -121,6 +141,6 @@ class Demonstration:
                     answer = {"ok": True}
                 shop.stdin.write(json.dumps(answer).encode() + b"\n")
                 await shop.stdin.drain()
-        raise ConfigurationError(f"The simulated shop ended early (exit status {await shop.wait()}); its own words are above.")
-
-
+        raise ConfigurationError(
+            f"The simulated shop ended early (exit status {await shop.wait()}); its own words are above."
+        )

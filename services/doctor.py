@@ -33,7 +33,9 @@ def examine(settings: Settings, console: Console) -> bool:
     for name, check in checks:
         problem = check(settings)
         healthy = healthy and problem is None
-        console.print(f"[green]✓[/green] {name}" if problem is None else f"[red]✗ {name}[/red]: {problem}", highlight=False)
+        console.print(
+            f"[green]✓[/green] {name}" if problem is None else f"[red]✗ {name}[/red]: {problem}", highlight=False
+        )
     return healthy
 
 
@@ -76,7 +78,9 @@ def _port(settings: Settings) -> str | None:
         except OSError as problem:
             if running_url(settings.data_dir) is not None:
                 return None  # our own server uses it
-            return f"{settings.port} cannot be used ({problem.strerror}); stop what uses it, or choose another with --port"
+            return (
+                f"{settings.port} cannot be used ({problem.strerror}); stop what uses it, or choose another with --port"
+            )
     return None
 
 

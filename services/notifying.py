@@ -32,9 +32,7 @@ class Notifier:
         try:
             while True:
                 names = await self._wake.outgoing()
-                await connection.execute(
-                    "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name", CHANNEL, names
-                )
+                await connection.execute("SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name", CHANNEL, names)
                 await pause(INTERVAL)
         finally:
             connection.terminate()

@@ -31,7 +31,9 @@ def server_and_key(url: str | None, key: str | None, data: Path) -> tuple[str, s
     return url or str(known["url"]), key or str(known["api_key"])
 
 
-def apply_directory(directory: Path, url: str | None, key: str | None, data: Path, *, activate: bool, console: Console) -> None:
+def apply_directory(
+    directory: Path, url: str | None, key: str | None, data: Path, *, activate: bool, console: Console
+) -> None:
     """Sends templates and offers first (rules name them), then the rules. Prints a line for each."""
     url, key = server_and_key(url, key, data)
     if directory.is_dir():

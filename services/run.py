@@ -162,7 +162,11 @@ async def _maintain(context: Context) -> None:
 
 
 async def _start_loops(
-    loops: dict[tuple[str, str], Loop], leases: Leases, services: dict[str, Service], keeper: Keeper | None, stack: AsyncExitStack
+    loops: dict[tuple[str, str], Loop],
+    leases: Leases,
+    services: dict[str, Service],
+    keeper: Keeper | None,
+    stack: AsyncExitStack,
 ) -> None:
     """Starts all loops; on leaving they are cancelled first, then leases are given back, then services are closed."""
     for service in services.values():
@@ -258,7 +262,9 @@ class _Front:
         if scope["type"] == "http":
             path = scope["path"]
             for prefix, app in self._raw:
-                if path.startswith(prefix) and (len(path) == len(prefix) or prefix.endswith("/") or path[len(prefix)] == "/"):
+                if path.startswith(prefix) and (
+                    len(path) == len(prefix) or prefix.endswith("/") or path[len(prefix)] == "/"
+                ):
                     await app(scope, receive, send)
                     return
         await self._app(scope, receive, send)
@@ -283,9 +289,7 @@ class _Http(uvicorn.Server):
         self.should_exit = True
 
 
-async def _serve(
-    server: Server, listening: socket.socket, ready: Callable[[Server], Awaitable[None]] | None
-) -> None:
+async def _serve(server: Server, listening: socket.socket, ready: Callable[[Server], Awaitable[None]] | None) -> None:
     """Serves until told to stop by a signal, or until `ready` has returned."""
     http = _Http(
         uvicorn.Config(

@@ -85,5 +85,7 @@ class VirtualTime:
         return []
 
     async def _next_due(self) -> datetime | None:
-        moments = [await service.next_due() for service in self._server.services.values() if service.next_due is not None]
+        moments = [
+            await service.next_due() for service in self._server.services.values() if service.next_due is not None
+        ]
         return min((moment for moment in moments if moment is not None), default=None)

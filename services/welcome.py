@@ -13,19 +13,20 @@ from services.run import Server
 
 def welcome(console: Console, server: Server, made: dict[str, Any] | None) -> None:
     """Prints where to look; after a first start also the keys, and where they are kept."""
-    rows = Table.grid(padding=(0, 2))
-    rows.add_row("API and its documentation", f"{server.origin}/docs")
+    rows = {"API and its documentation": f"{server.origin}/docs"}
     if "dispatch" in server.services:
-        rows.add_row("Messages that were sent", f"{server.origin}/inbox")
+        rows["Messages that were sent"] = f"{server.origin}/inbox"
     if made is not None:
-        rows.add_row("", "")
-        rows.add_row("Write key of the website (public)", made["site_write_key"] or "–")
-        rows.add_row("Write key of the server (secret)", made["server_write_key"] or "–")
-        rows.add_row("API key (admin)", made["api_key"])
-        rows.add_row("kept in", str(server.context.settings.credentials_file))
+        rows["Write key of the website (public)"] = made["site_write_key"] or "–"
+        rows["Write key of the server (secret)"] = made["server_write_key"] or "–"
+        rows["API key (admin)"] = made["api_key"]
+        rows["kept in"] = str(server.context.settings.credentials_file)
     title = f"Dripline is up: {', '.join(server.services)}"
-    if console.is_terminal:
-        console.print(Panel(rows, title=title, subtitle="Ctrl-C stops it", expand=False))
-    else:
-        console.print(title)
-        console.print(rows)
+    if not console.is_terminal:
+        for name, value in [(title, ""), *rows.items()]:
+            console.print(f"{name}  {value}".rstrip(), soft_wrap=True, highlight=False)
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(Panel(table, title=title, subtitle="Ctrl-C stops it", expand=False))

@@ -43,7 +43,9 @@ def hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-async def create_key(tx: Tx, name: str, scope: str, now: datetime, bits: RandomBits = secrets.randbits) -> tuple[UUID, str]:
+async def create_key(
+    tx: Tx, name: str, scope: str, now: datetime, bits: RandomBits = secrets.randbits
+) -> tuple[UUID, str]:
     """Makes a key and returns its id and the key itself. Raises ValueError for an unknown scope."""
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; it must be one of {', '.join(SCOPES)}")
@@ -85,7 +87,9 @@ def scope(name: str) -> Callable[[Request], Awaitable[Principal]]:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         if SCOPES.index(principal.scope) < least:
-            raise Problem(403, "The key's scope is too small", f"This needs the scope {name}; the key has {principal.scope}.")
+            raise Problem(
+                403, "The key's scope is too small", f"This needs the scope {name}; the key has {principal.scope}."
+            )
         return principal
 
     check.scope = name  # type: ignore[attr-defined]  # a test walks the routes and asks for it

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -175,12 +176,16 @@ def state_of(rows: RowsOfPeople, nodes: Iterable[UUID], at: datetime) -> State:
 async def _add_lines(tx: Tx, asked: Sequence[FactsQuestion], answers: list[Facts | None]) -> None:
     """Puts the lines, as they were known at each moment, to the orders that came from present rows."""
     wanted = [
-        (i, answer) for i, answer in enumerate(answers)
+        (i, answer)
+        for i, answer in enumerate(answers)
         if answer is not None and asked[i].lines and (answer.orders or answer.refunds)
     ]
     if not wanted:
         return
-    keys = [{*(order.key for order in answer.orders), *(refund.order_key for refund in answer.refunds)} for _, answer in wanted]
+    keys = [
+        {*(order.key for order in answer.orders), *(refund.order_key for refund in answer.refunds)}
+        for _, answer in wanted
+    ]
     found = await read_rows(tx, [([], asked[i].at) for i, _ in wanted], keys=keys, only_orders=True)
     for (_, answer), rows in zip(wanted, found, strict=True):
         folded = [rows.order(key) for key in rows.keys]
@@ -247,8 +252,8 @@ async def _events(
     return answers
 
 
-def _event_fact(row: object) -> EventFact:
-    _, event, node, name, occurred, learned, trust, history, properties, source, order_key, first = row  # type: ignore[misc]
+def _event_fact(row: Sequence[Any]) -> EventFact:
+    _, event, node, name, occurred, learned, trust, history, properties, source, order_key, first = row
     return EventFact(
         id=event,
         node=node,
@@ -327,7 +332,9 @@ async def nodes_by_identifier(
     return [node if node in there else None for node in wanted]
 
 
-async def purged_at(tx: Tx, secret: bytes, nodes: Sequence[UUID], since: timedelta, now: datetime) -> dict[UUID, datetime]:
+async def purged_at(
+    tx: Tx, secret: bytes, nodes: Sequence[UUID], since: timedelta, now: datetime
+) -> dict[UUID, datetime]:
     """Those of these address nodes that were purged within `since` before `now`, and when: no second confirmation mail
     goes to them in that time. `secret`: the deployment's."""
     by_digest = {digest(secret, node): node for node in nodes}

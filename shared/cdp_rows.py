@@ -18,7 +18,6 @@ from shared.facts.state import NodeRow
 Asked = Sequence[tuple[Sequence[UUID], datetime | None]]
 
 
-
 class RowsOfPeople(msgspec.Struct):
     """All rows of one person as of one moment. `keys`: orders and refunds that concern the person; `last_learned_at`: of the
     last event of its nodes."""
@@ -120,7 +119,12 @@ async def _read_nodes(tx: Tx, people: list[RowsOfPeople], own: _Own) -> None:
             person.last_learned_at = max(learned_at, person.last_learned_at or learned_at)
         person.nodes.append(
             NodeRow(
-                id=node, kind=kind, value=value, first_seen=first_seen, asserted_at=asserted_at, confirmed_at=confirmed_at
+                id=node,
+                kind=kind,
+                value=value,
+                first_seen=first_seen,
+                asserted_at=asserted_at,
+                confirmed_at=confirmed_at,
             )
         )
         person.first_seen = first_seen if person.first_seen is None else min(person.first_seen, first_seen)
@@ -166,7 +170,15 @@ async def _read_consents(tx: Tx, people: list[RowsOfPeople], own: _Own) -> None:
     for i, node, channel, topic, event, state, at, origin, trust, proof in rows:
         people[i].consents.append(
             ConsentRow(
-                node=node, channel=channel, topic=topic, id=event, state=state, at=at, origin=origin, trust=trust, proof=proof
+                node=node,
+                channel=channel,
+                topic=topic,
+                id=event,
+                state=state,
+                at=at,
+                origin=origin,
+                trust=trust,
+                proof=proof,
             )
         )
 
@@ -206,8 +218,17 @@ async def _read_orders(tx: Tx, people: list[RowsOfPeople], asked: Asked) -> None
     for i, key, event, node, kind, trust, at, learned_at, history, total, channel in reports:
         people[i].reports.setdefault(key, []).append(
             OrderReport(
-                order_key=key, event=event, node=node, kind=kind, trust=trust, at=at, learned_at=learned_at,
-                history=history, total=total, channel=channel, lines=lines.get(event, []),
+                order_key=key,
+                event=event,
+                node=node,
+                kind=kind,
+                trust=trust,
+                at=at,
+                learned_at=learned_at,
+                history=history,
+                total=total,
+                channel=channel,
+                lines=lines.get(event, []),
             )
         )
     refunds = await tx.fetch(
@@ -221,8 +242,16 @@ async def _read_orders(tx: Tx, people: list[RowsOfPeople], asked: Asked) -> None
     for i, key, event, node, refund_key, trust, at, learned_at, history, amount, returned in refunds:
         people[i].refunds.setdefault(key, []).append(
             RefundRow(
-                order_key=key, event=event, node=node, refund_key=refund_key, trust=trust, at=at, learned_at=learned_at,
-                history=history, amount=amount, lines=report_lines(returned),
+                order_key=key,
+                event=event,
+                node=node,
+                refund_key=refund_key,
+                trust=trust,
+                at=at,
+                learned_at=learned_at,
+                history=history,
+                amount=amount,
+                lines=report_lines(returned),
             )
         )
 

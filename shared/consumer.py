@@ -141,7 +141,9 @@ class Consumer:
     async def check(self) -> None:
         """Raises when a partition is stopped or a loop stands still (for readyz and the watchdog)."""
         if self._stopped:
-            raise OutOfRange(f"{self._group}: partitions {sorted(self._stopped)} are stopped, their positions are out of range")
+            raise OutOfRange(
+                f"{self._group}: partitions {sorted(self._stopped)} are stopped, their positions are out of range"
+            )
 
     async def quiet(self) -> bool:
         """Whether everything that was appended has been handled and published."""
@@ -151,7 +153,9 @@ class Consumer:
             if await connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM {self._schema}.outbox)"):
                 return False
             for topic in self._topics:
-                handled = await read_positions(connection, self._schema, self._group, self._context.bus.epoch(topic), topic)
+                handled = await read_positions(
+                    connection, self._schema, self._group, self._context.bus.epoch(topic), topic
+                )
                 ends = await self._context.bus.ends(topic)
                 if any(end > handled.get(partition, 0) for partition, end in ends.items()):
                     return False
@@ -228,7 +232,9 @@ class Consumer:
                         raise
                     log.warning("consumer.take_over_failed", group=self._group, error=type(problem).__name__)
                     await pause(0.25)
-        return {number: self._positions[topic, number] for number in sorted(numbers) if (topic, number) in self._positions}
+        return {
+            number: self._positions[topic, number] for number in sorted(numbers) if (topic, number) in self._positions
+        }
 
     async def _take_over(self, topic: str, partition: int) -> Position:
         """Publishes what the former holder left in the partition's shard, then reads the position."""
@@ -270,7 +276,9 @@ class Consumer:
                 self._stopped.add((topic, partition))
                 self._positions.pop((topic, partition), None)
         STOPPED_PARTITIONS.labels(self._group).set(len(self._stopped))
-        log.error("consumer.out_of_range", group=self._group, topic=topic, problem=str(problem), stopped=len(self._stopped))
+        log.error(
+            "consumer.out_of_range", group=self._group, topic=topic, problem=str(problem), stopped=len(self._stopped)
+        )
         await pause(1.0)
 
     # ── one batch ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -312,9 +320,7 @@ class Consumer:
     async def _handle(self, topic: str, partition: int, position: Position, records: Sequence[Record]) -> None:
         started = time.perf_counter()
         fresh, seen = self._unseen(position, records)
-        batch = Batch(
-            self._group, topic, partition, self._context.bus.epoch(topic), self._context.clock.now(), fresh
-        )
+        batch = Batch(self._group, topic, partition, self._context.bus.epoch(topic), self._context.clock.now(), fresh)
         one_by_one = position.failures >= PATIENCE
         try:
             applied, number = await self._commit(batch, position, records, seen, one_by_one)
@@ -381,7 +387,9 @@ class Consumer:
                 applied = await self._isolate(tx, batch, position)
             else:
                 applied = await self._handler(tx, batch)
-            applied.applied = len(batch.records) - (applied.repeated + applied.conflicting + applied.erased + applied.dead)
+            applied.applied = len(batch.records) - (
+                applied.repeated + applied.conflicting + applied.erased + applied.dead
+            )
             await self._finish(tx, batch, applied, seen, len(records), number)
             await self._context.hooks.reach("consumer.in_transaction")
         return applied, number
@@ -459,7 +467,11 @@ class Consumer:
         )
         DEAD_LETTERS.labels(self._group).inc()
         log.error(
-            "consumer.dead_letter", group=self._group, topic=record.topic, partition=record.partition, number=record.number,
+            "consumer.dead_letter",
+            group=self._group,
+            topic=record.topic,
+            partition=record.partition,
+            number=record.number,
             error=type(problem).__name__,
         )
 
@@ -467,6 +479,9 @@ class Consumer:
 async def read_positions(tx: Tx, schema: str, group: str, epoch: str, topic: str) -> dict[int, int]:
     """How far a group is: partition → number of the first record that is not handled."""
     rows = await tx.fetch(
-        f"SELECT partition, next FROM {schema}.position WHERE group_name = $1 AND epoch = $2 AND topic = $3", group, epoch, topic
+        f"SELECT partition, next FROM {schema}.position WHERE group_name = $1 AND epoch = $2 AND topic = $3",
+        group,
+        epoch,
+        topic,
     )
     return {partition: number for partition, number in rows}

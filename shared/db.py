@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
 
-Tx = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+# A connection inside somebody's transaction (or in autocommit, where a function says so).
+Tx: TypeAlias = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
 SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "5s",

@@ -56,7 +56,13 @@ V1_NAMES = {
     "Searched Products": "Products Searched",
 }
 # The names of calls that are not `track`.
-CALL_NAMES = {"identify": "Identify", "page": "Page Viewed", "screen": "Screen Viewed", "group": "Group", "alias": "Alias"}
+CALL_NAMES = {
+    "identify": "Identify",
+    "page": "Page Viewed",
+    "screen": "Screen Viewed",
+    "group": "Group",
+    "alias": "Alias",
+}
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -286,7 +292,12 @@ def internal_event(
 
 
 def body_hash(
-    type: str, name: str, ids: list[Identifier], properties: Mapping[str, Any], traits: Mapping[str, Any], timestamp: str | None
+    type: str,
+    name: str,
+    ids: list[Identifier],
+    properties: Mapping[str, Any],
+    traits: Mapping[str, Any],
+    timestamp: str | None,
 ) -> str:
     """SHA-256 (hex) of the canonical body: what must be equal for a repeat to be a repeat.
 
@@ -295,6 +306,7 @@ def body_hash(
     import hashlib
 
     canonical = msgspec.json.encode(
-        [type, name, sorted((i.kind, i.value) for i in ids), dict(properties), dict(traits), timestamp], order="deterministic"
+        [type, name, sorted((i.kind, i.value) for i in ids), dict(properties), dict(traits), timestamp],
+        order="deterministic",
     )
     return hashlib.sha256(canonical).hexdigest()

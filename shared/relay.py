@@ -43,7 +43,9 @@ class Relay:
         await self._publish(shard, number, stamped(shard, number, records))
         await self._context.hooks.reach("relay.published")
         async with self._context.database.connection() as connection:
-            await connection.execute(f"DELETE FROM {self._schema}.outbox WHERE shard = $1 AND number = $2", shard, number)
+            await connection.execute(
+                f"DELETE FROM {self._schema}.outbox WHERE shard = $1 AND number = $2", shard, number
+            )
         OUTBOX_ROWS.labels(self._schema).inc()
 
     async def publish_shards(self, shards: Sequence[str]) -> int:
@@ -87,7 +89,9 @@ class Relay:
                 try:
                     await self._context.bus.publish([record])
                 except RecordTooLarge as problem:
-                    await self._bury(record, f"outbox {shard}, row {number}, record {index}: {problem}", self._context.clock.now())
+                    await self._bury(
+                        record, f"outbox {shard}, row {number}, record {index}: {problem}", self._context.clock.now()
+                    )
 
     async def _bury(self, record: Outgoing, reason: str, at: datetime) -> None:
         async with self._context.database.connection() as connection:

@@ -39,9 +39,13 @@ deployment = Table(
     "deployment",
     metadata,
     Column("one", Boolean, primary_key=True, server_default=text("true")),
-    Column("node_namespace", Uuid, nullable=False, comment="secret; node ids are derived in it; back it up with the data"),
+    Column(
+        "node_namespace", Uuid, nullable=False, comment="secret; node ids are derived in it; back it up with the data"
+    ),
     Column("secret", LargeBinary, nullable=False, comment="signs link tokens, keys the erasure journal"),
-    Column("generation", Integer, nullable=False, server_default="1", comment="raised by a restore: shards get new names"),
+    Column(
+        "generation", Integer, nullable=False, server_default="1", comment="raised by a restore: shards get new names"
+    ),
     Column("state", Text, nullable=False, server_default="open", comment="open | held (after a restore)"),
     _time("made_at", default=True),
 )
@@ -51,7 +55,9 @@ api_key = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("name", Text, nullable=False),
-    Column("hash", LargeBinary, nullable=False, unique=True, comment="SHA-256 of the key; a random key needs no slow hash"),
+    Column(
+        "hash", LargeBinary, nullable=False, unique=True, comment="SHA-256 of the key; a random key needs no slow hash"
+    ),
     Column("scope", Text, nullable=False, comment="read | marketing | admin"),
     _time("made_at"),
     _time("revoked_at", nullable=True),
@@ -95,7 +101,9 @@ mark = Table(
     metadata,
     Column("f", DateTime(timezone=True), primary_key=True, comment="business moment of the mark"),
     Column("epoch", Text, nullable=False, comment="of the bus topic events"),
-    Column("ends", ARRAY(BigInteger), nullable=False, comment="ends E of all partitions read at F; index = partition + 1"),
+    Column(
+        "ends", ARRAY(BigInteger), nullable=False, comment="ends E of all partitions read at F; index = partition + 1"
+    ),
 )
 
 watermark = Table(
@@ -159,7 +167,9 @@ bus_record = Table(
     Column("topic", Text, primary_key=True),
     Column("partition", SmallInteger, primary_key=True),
     Column("number", BigInteger, primary_key=True),
-    Column("day", Integer, primary_key=True, comment="days since 1970, by the database's clock: old days are dropped whole"),
+    Column(
+        "day", Integer, primary_key=True, comment="days since 1970, by the database's clock: old days are dropped whole"
+    ),
     Column("key", LargeBinary, nullable=False),
     Column("value", LargeBinary, nullable=False),
     Column("headers", LargeBinary, nullable=False, comment="msgpack: name -> bytes"),

@@ -16,7 +16,17 @@ from services.dispatch.channels.base import Adapter
 from services.dispatch.channels.registry import serving
 from services.dispatch.choice import Figures
 from services.dispatch.decision import draw_from
-from services.dispatch.inputs import Address, Channel, ConsentRow, Contact, GuardVerdict, Inputs, Purpose, Suppression, Switch
+from services.dispatch.inputs import (
+    Address,
+    Channel,
+    ConsentRow,
+    Contact,
+    GuardVerdict,
+    Inputs,
+    Purpose,
+    Suppression,
+    Switch,
+)
 from services.dispatch.policy import LONGEST_WINDOW, PURGE_SILENCE
 from services.dispatch.reasons import Reason
 from services.dispatch.store import looking

@@ -26,7 +26,7 @@ from services.ingest import metrics
 from services.ingest.gate import Gate
 from services.ingest.intake import IN_A_THREAD, Intake, body_problem, refusal_problem, refused_errors
 from services.ingest.parse import Arrival, Source
-from services.ingest.reading import TYPES, Envelope, Reading, read_body
+from services.ingest.reading import TYPES, WRITE_KEY, Envelope, Reading, read_body
 from services.ingest.refusal import Refusal, Refused
 from services.ingest.sources import KeyCache
 from shared.errors import PROBLEM_JSON, Problem, is_transient
@@ -150,12 +150,8 @@ class Collector:
     async def _known(self, key: str | None) -> Source:
         source = await self._keys.find_fresh(key) if key else None
         if source is None:
-            said = "is not known, or is revoked" if key else "is missing"
-            raise Problem(
-                401,
-                "No valid write key",
-                f"The write key {said}: send it as the user name of HTTP Basic, as writeKey in the body, or as X-Write-Key.",
-            )
+            how = "send it as the user name of HTTP Basic, as writeKey in the body, or as X-Write-Key"
+            raise Problem(401, "No valid write key", f"The write key is missing, unknown or revoked: {how}.")
         return source
 
     async def _settings(self, scope: Scope) -> bytes:
@@ -281,14 +277,15 @@ async def _read(body: bytes, call: str) -> Reading:
 
 @lru_cache(maxsize=1024)
 def user_of(authorization: bytes) -> str | None:
-    """The user name of HTTP Basic; None for anything else, so that the key is looked for elsewhere."""
+    """The user name of HTTP Basic if it may be a key; None for anything else: the key is looked for elsewhere then."""
     kind, _, value = authorization.partition(b" ")
     if kind.lower() != b"basic":
         return None
     try:
-        return base64.b64decode(value.strip()).decode().partition(":")[0] or None
+        name = base64.b64decode(value.strip()).decode().partition(":")[0]
     except (binascii.Error, ValueError):
         return None
+    return name if WRITE_KEY.fullmatch(name) else None
 
 
 def _of_failure(failure: Exception) -> Problem:

@@ -113,7 +113,7 @@ def _parse(call: dict[str, Any], kind: str | None, arrival: Arrival, shop: Shop,
     ids, bad_ids = identify(candidates(call, kind, name, data), trust, shop.namespace, shop.country)
     ids = origin_first(ids, source.id, shop.namespace)
 
-    written = call.get("timestamp") or call.get("originalTimestamp")
+    written = _first_said(call.get("timestamp"), call.get("originalTimestamp"))
     timestamp = read_time(written, "/timestamp")
     occurred = occurred_at(timestamp, _sent_at(call, arrival), received_at)
     if not history:
@@ -200,6 +200,8 @@ def _object(call: dict[str, Any], field: str) -> dict[str, Any]:
 
 def _merged(outer: dict[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
     """`outer` with what `inner` says; objects are merged, an explicit null says nothing."""
+    if not outer:
+        return dict(inner)
     merged = dict(outer)
     for name, value in inner.items():
         below = merged.get(name)
@@ -270,7 +272,12 @@ def _trust(call: dict[str, Any], own: dict[str, Any], source: Source) -> tuple[T
 def _sent_at(call: dict[str, Any], arrival: Arrival) -> datetime | None:
     if arrival.source.kind == "secret":
         return None
-    return read_time(call.get("sentAt") or arrival.envelope.sent_at, "/sentAt")
+    return read_time(_first_said(call.get("sentAt"), arrival.envelope.sent_at), "/sentAt")
+
+
+def _first_said(*values: Any) -> Any:
+    """The first value that says something: null and "" do not."""
+    return next((value for value in values if value is not None and value != ""), None)
 
 
 def _message_id(call: dict[str, Any]) -> str | None:

@@ -47,7 +47,8 @@ def _object(
     for name, value in fields.items():
         kind, new = type(value), value
         if kind is str:
-            new = _text(name, value, hosts, path, removed)
+            if len(value) > LONGEST_NAME or ":" in value or "/" in value or "." in value or "\\" in value:
+                new = _text(name, value, hosts, path, removed)
         elif kind is dict:
             new = _object(value, hosts, (*path, name), removed)
         elif kind is list:

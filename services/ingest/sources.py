@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -17,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from services.ingest.parse import Source
+from services.ingest.reading import WRITE_KEY
 from shared.clock import pause
 from shared.errors import is_transient
 from shared.ids import RandomBits
@@ -29,7 +29,6 @@ LOOK_EVERY = 1.0  # seconds between two looks at the version
 LOOK_AGAIN_FOR_UNKNOWN = 0.25  # seconds: strangers with wrong keys cause at most four looks a second
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
-_KEY = re.compile(r"c[a-z0-9]{24}")
 
 log = get_logger(__name__)
 
@@ -109,7 +108,7 @@ class KeyCache:
         """The source of a key that counts now. Raises KeysUnknown when the cache is too old to say."""
         if self._monotonic() - self._looked_at > USABLE_WITHOUT_DATABASE:
             raise KeysUnknown("keys have not been compared with the database for ten minutes")
-        if not _KEY.fullmatch(key) or not (found := self._keys.get(key_hash(key))):
+        if not WRITE_KEY.fullmatch(key) or not (found := self._keys.get(key_hash(key))):
             return None
         known, source = found
         if known.valid_until is None and known.former_until is None:
@@ -123,7 +122,7 @@ class KeyCache:
 
     async def find_fresh(self, key: str) -> Source | None:
         """Like `find`, but looks into the database before it says no: the key may have been made a moment ago."""
-        if (source := self.find(key)) or not _KEY.fullmatch(key):
+        if (source := self.find(key)) or not WRITE_KEY.fullmatch(key):
             return source
         await self._look_again()
         if self._failing:

@@ -70,7 +70,8 @@ class Concerned:
     def changing(self, nodes: Mapping[UUID, KnownNode], links: Iterable[Link]) -> tuple[set[UUID], set[UUID]]:
         """Nodes whose component the batch may change, and nodes whose columns it may change; of those that exist."""
         known = {(link.pair, link.strength): (link.first_observed, link.id) for link in links}
-        joined, changed = set(self.purged & nodes.keys()), set()
+        joined: set[UUID] = self.purged & nodes.keys()
+        changed: set[UUID] = set()
         for one in self.batch:
             event = one.event
             for key in one.links:

@@ -100,6 +100,6 @@ class Handler:
         applying = Applying(tx, concerned)
         self.grown += await applying.lock()
         applied.publish += await applying.write(live=batch.topic == EVENTS)
-        for one in part:
-            if one.purges is not None:
-                applied.publish += await purge(tx, self._secret, one, batch.now)
+        if concerned.purged:
+            base = max(one.base for one in part) + MICROSECOND
+            applied.publish += await purge(tx, self._secret, concerned.purged, base)

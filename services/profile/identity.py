@@ -167,7 +167,8 @@ def assign(people: Iterable[Collection[UUID]], nodes: Mapping[UUID, Node], prese
 
     :param present: node → profile, as it was before
     """
-    ranked = sorted((sorted(group, key=lambda node: rank_of(nodes[node])) for group in people), key=lambda g: rank_of(nodes[g[0]]))
+    inside = [sorted(group, key=lambda node: rank_of(nodes[node])) for group in people]
+    ranked = sorted(inside, key=lambda group: rank_of(nodes[group[0]]))
     taken: set[UUID] = set()
     groups = []
     for group in ranked:

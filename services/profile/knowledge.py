@@ -54,7 +54,7 @@ class Knowledge:
         """Takes in one event. Returns whether it is the first report of its order by a source that may state money."""
         incoming, at = placed.incoming, placed.learned_at
         if placed.regrouping is not None:
-            self._regroup(placed.regrouping)
+            self.regroup(placed.regrouping)
         for node in placed.renewed:
             self._readdress(node, at)
         found = incoming.found
@@ -121,7 +121,8 @@ class Knowledge:
             rows.consents.extend(found.consents)
 
     # ── people who changed ─────────────────────────────────────────────────────────────────────────────────────────
-    def _regroup(self, regrouping: Regrouping) -> None:
+    def regroup(self, regrouping: Regrouping) -> None:
+        """Makes the facts of people who were merged or parted."""
         made = {
             profile: self._made_of(profile, nodes, regrouping) for profile, nodes in regrouping.after.items()
         }

@@ -6,7 +6,7 @@ became of it is then written by `store`. Facts are not its business (see `knowle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -112,6 +112,7 @@ class World:
         self.aliases: dict[UUID, tuple[UUID, datetime]] = {}
         self.seen_before: list[tuple[UUID, datetime, datetime]] = []
         self.regroupings: list[Regrouping] = []
+        self.gone: set[UUID] = set()  # profiles without a node left
 
     # ── one event ──────────────────────────────────────────────────────────────────────────────────────────────────
     def place(self, incoming: Incoming) -> Placed:
@@ -185,6 +186,22 @@ class World:
         for node in known.link.pair:
             self._links_of.setdefault(node, {})[key] = known
 
+    def rearrange(self, base: datetime, without: Collection[UUID] = ()) -> Regrouping | None:
+        """Decides anew about everybody, after links were changed by hand; the nodes `without` are gone."""
+        at = self._learned_at(base, self.people)
+        groups, components, scope = self._partition({}, {person.component for person in self.people.values()}, without)
+        for person in list(self.people.values()):
+            for node in set(person.nodes) & set(without):
+                self.stays.setdefault(node, []).append(Stay(node, person.id, None, at))
+            if set(person.nodes) <= set(without):
+                self.gone.add(person.id)
+                del self.people[person.id]
+        regrouping = self._regroup(groups, components, scope, at)
+        for person in self.people.values():
+            if person.regrouped:
+                person.last = at
+        return regrouping
+
     # ── who is who ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _decide(
         self, fresh: list[UUID], ends: Iterable[UUID], renewed: Iterable[UUID]
@@ -199,12 +216,12 @@ class World:
         return self._partition(scope, components)
 
     def _partition(
-        self, scope: dict[UUID, KnownNode], components: set[UUID]
+        self, scope: dict[UUID, KnownNode], components: set[UUID], without: Collection[UUID] = ()
     ) -> tuple[list[Group], list[frozenset[UUID]], dict[UUID, KnownNode]]:
         if components:
             for person in self.people.values():
                 if person.component in components:
-                    scope.update((node, self.nodes[node]) for node in person.nodes)
+                    scope.update((node, self.nodes[node]) for node in person.nodes if node not in without)
         links = {key: known.link for node in scope for key, known in self._links_of.get(node, {}).items()}
         found = partition(scope, links.values(), self.cannot)
         for node in found.over_limit:

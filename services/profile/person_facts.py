@@ -14,7 +14,17 @@ from shared.facts.cart import CartState
 from shared.facts.model import Address, Consent, Order, Refund
 from shared.facts.orders import Folded, order_of
 from shared.facts.rows import CartOp, TraitRow
-from shared.facts.state import ABSENT, Sections, State, Traits, decode_sections, plain, take_trait, without_lines, zone_of
+from shared.facts.state import (
+    ABSENT,
+    Sections,
+    State,
+    Traits,
+    decode_sections,
+    plain,
+    take_trait,
+    without_lines,
+    zone_of,
+)
 
 _encode = msgspec.json.Encoder().encode
 _traits = msgspec.json.Decoder(Traits).decode
@@ -178,7 +188,7 @@ class PersonFacts:
     def _bytes(self, name: str) -> Raw:
         """A section as it is kept."""
         if name in self._dirty:
-            value = self._cart if name == "cart" else self._read[name]
+            value: Any = self._cart if name == "cart" else self._read[name]
             if name == "orders":
                 value.sort(key=order_of)
             elif name == "refunds":

@@ -11,8 +11,11 @@ from datetime import datetime
 from uuid import UUID
 
 from services.profile.intake import Incoming
+from services.profile.rearranging import lock_components, rearrange
+from services.profile.store import erasing, locking
 from shared.bus.base import Outgoing
 from shared.db import Tx
+from shared.erasure import digest
 
 
 def parts_between_purges(batch: list[Incoming]) -> Iterator[list[Incoming]]:
@@ -30,5 +33,21 @@ def parts_between_purges(batch: list[Incoming]) -> Iterator[list[Incoming]]:
         yield part
 
 
-async def purge(tx: Tx, secret: bytes, one: Incoming, now: datetime) -> list[Outgoing]:
-    raise NotImplementedError
+async def purge(tx: Tx, secret: bytes, addresses: set[UUID], base: datetime) -> list[Outgoing]:
+    """Erases these address nodes and what hangs on them; returns what to publish about people who changed by it.
+
+    :param base: the earliest moment at which it may count as learned, and the date that is kept
+    """
+    nodes = await locking.read_nodes(tx, addresses)
+    people = await lock_components(tx, [node.profile for node in nodes.values() if node.profile is not None])
+    nodes = await locking.read_nodes(tx, addresses)
+    gone = sorted(node.id for node in nodes.values() if node.asserted_at is None and node.confirmed_at is None)
+    if not gone:
+        return []
+    others = sorted({node for person in people for node in person.nodes} - set(gone))
+    await erasing.delete_links(tx, gone)
+    await erasing.forget_addresses(tx, gone, others, [nodes[node].value for node in gone])
+    _, records = await rearrange(tx, people, base, without=gone)
+    await erasing.delete_nodes(tx, gone)
+    await erasing.note_purged(tx, [digest(secret, node) for node in gone], base)
+    return records

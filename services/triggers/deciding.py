@@ -142,6 +142,8 @@ class Person:
             return []
         happened, armed = happened_of(item), []
         cause = {"kind": "event", "event": str(happened.event.id), "name": happened.event.name}
+        if happened.moment != happened.event.learned_at:
+            cause["moment"] = happened.moment.isoformat()
         inside = self._open_runs(whose, item.due)
         entering = {
             version.rule: version

@@ -66,7 +66,9 @@ class Bus(Protocol):
         nothing of the failed call can arrive later than the next call."""
         ...
 
-    async def fetch(self, topic: str, positions: Mapping[int, int], *, limit: int, wait: float) -> dict[int, list[Record]]:
+    async def fetch(
+        self, topic: str, positions: Mapping[int, int], *, limit: int, wait: float
+    ) -> dict[int, list[Record]]:
         """At most `limit` records of every partition from its position on; returns as soon as there is any, or
         empty after `wait` seconds. Raises OutOfRange naming the partition."""
         ...

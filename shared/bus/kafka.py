@@ -8,10 +8,10 @@ its old positions are out of range, in this process for ever.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import aiokafka.errors as kafka_errors
+import structlog
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -24,11 +24,12 @@ from shared.errors import is_transient
 from shared.events import TOPICS
 from shared.wake import Wake
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 10.0  # between two looks at the identity of the topics
-STARTING_SECONDS = 30.0
-COMMIT_SECONDS = 1.0  # between two commits for the lag tools
+STARTING_SECONDS = 30.0  # until the leaders of new topics answer
+COMMIT_SECONDS = 1.0  # between two commits for the lag tools …
+LAST_COMMIT_SECONDS = 2.0  # … and for the one at the end
 _LATEST, _EARLIEST = -1, -2
 _IDENTITY_LANE, _BOUNDS_LANE, _COMMIT_LANE = 1, 2, 3
 
@@ -142,7 +143,11 @@ class KafkaBus:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._reader.close()
         await asyncio.gather(self._appender.close(), self._publisher.close())
-        await self._commit_all()
+        try:
+            async with asyncio.timeout(LAST_COMMIT_SECONDS):
+                await self._commit_all()
+        except TimeoutError:
+            log.warning("bus.positions_not_committed", error="no broker answered in time")
         await self._cluster.close()
 
     # ── bounds ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,13 +192,12 @@ class KafkaBus:
             try:
                 now = await self._cluster.identities(self._topics, lane=_IDENTITY_LANE)
             except Exception as error:
-                if not is_transient(error):
-                    raise
-                continue  # readers and writers tell the same more loudly
+                log.warning("bus.identities_unknown", error=repr(error))
+                continue
             for topic, identity in now.items():
                 if identity.epoch != self.epoch(topic) and topic not in self._replaced:
                     self._replaced[topic] = identity.epoch
-                    log.error("bus topic %s was made anew: %s instead of %s", topic, identity.epoch, self.epoch(topic))
+                    log.error("bus.topic_made_anew", topic=topic, now=identity.epoch, before=self.epoch(topic))
 
     # ── for people's lag tools ────────────────────────────────────────────────────────────────────────────────────
     async def _commit_now_and_then(self) -> None:
@@ -207,7 +211,7 @@ class KafkaBus:
             try:
                 await self._commit_group(group, positions)
             except Exception as error:
-                log.warning("the positions of group %s were not committed to Kafka: %r", group, error)
+                log.warning("bus.positions_not_committed", group=group, error=repr(error))
                 self._uncommitted[group] = positions | self._uncommitted.get(group, {})
 
     async def _commit_group(self, group: str, positions: dict[tuple[str, int], int]) -> None:

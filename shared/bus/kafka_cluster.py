@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16,
 
 from shared.clock import pause
 from shared.errors import ConfigurationError
-
-log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 MAX_RECORD_BYTES = 4 << 20  # key, value and headers together

@@ -9,7 +9,6 @@ assignments need no special case.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -21,8 +20,6 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from shared.bus.base import OutOfRange, Record
 from shared.bus.kafka_cluster import Cluster
-
-log = logging.getLogger(__name__)
 
 LONGEST_POLL = 1.0  # seconds a broker holds a request that finds nothing
 PARTITION_BYTES = 1 << 20  # what a broker sends of one partition at once …
@@ -54,7 +51,7 @@ class KafkaReader:
         """See `shared.bus.base.Bus.fetch`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        while not self._closed.is_set():
+        while positions and not self._closed.is_set():
             missing = {p: n for p, n in positions.items() if (topic, p, n) not in self._ahead}
             something_ready = len(missing) < len(positions)
             if missing:

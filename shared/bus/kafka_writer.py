@@ -9,17 +9,17 @@ comes later than what the next producer writes.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 import aiokafka.errors as kafka_errors
+import structlog
 from aiokafka import AIOKafkaProducer
 
 from shared.bus.base import Outgoing, RecordTooLarge, partition_of
 from shared.bus.kafka_cluster import MAX_RECORD_BYTES, REQUEST_TIMEOUT_SECONDS, Address
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 BATCH_BYTES = 256 * 1024
 OPENING_SECONDS = 5.0
@@ -142,6 +142,8 @@ class _Session:
         return self._end is not None
 
     async def write(self, records: Sequence[Outgoing]) -> None:
+        if self.ended:
+            raise kafka_errors.ProducerClosed("it failed for another call")
         call = _Call(len(records))
         self._calls.add(call)
         try:
@@ -211,7 +213,7 @@ class _Session:
 
     async def _abort(self, reason: BaseException) -> None:
         """`stop` alone would first deliver what is queued, and wait for it for ever while no broker answers."""
-        log.info("a Kafka producer ends: %r", reason)
+        log.info("bus.producer_ended", reason=repr(reason))
         sender = self._producer._sender.sender_task
         for lane in self._lanes.values():
             lane.cancel()

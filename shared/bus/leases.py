@@ -86,7 +86,9 @@ class Leases:
 
     async def _renew(self) -> None:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await db.connect(self._url, f"{self._member}/leases", lock_timeout="1s", statement_timeout="2s")
+            self._connection = await db.connect(
+                self._url, f"{self._member}/leases", lock_timeout="1s", statement_timeout="2s"
+            )
         started = time.monotonic()
         pools = dict(self._pools)
         if not pools:
@@ -182,7 +184,9 @@ class Leases:
 
     async def _release(self, connection: asyncpg.Connection, names: list[str]) -> frozenset[str]:
         await connection.execute(
-            "UPDATE platform.lease SET holder = NULL, expires_at = NULL WHERE name = ANY($1) AND holder = $2", names, self._member
+            "UPDATE platform.lease SET holder = NULL, expires_at = NULL WHERE name = ANY($1) AND holder = $2",
+            names,
+            self._member,
         )
         return frozenset(names)
 

@@ -71,7 +71,9 @@ class PostgresBus:
             return
         for record in records:
             if len(record.value) > MAX_RECORD:
-                raise RecordTooLarge(f"a record for {record.topic} has {len(record.value)} bytes, at most {MAX_RECORD} fit")
+                raise RecordTooLarge(
+                    f"a record for {record.topic} has {len(record.value)} bytes, at most {MAX_RECORD} fit"
+                )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((records, done))
         if self._flusher is None or self._flusher.done():
@@ -112,7 +114,9 @@ class PostgresBus:
         for topic in {r.topic for r in records}:
             self._wake.signal(bus_topic(topic))
 
-    async def fetch(self, topic: str, positions: Mapping[int, int], *, limit: int, wait: float) -> dict[int, list[Record]]:
+    async def fetch(
+        self, topic: str, positions: Mapping[int, int], *, limit: int, wait: float
+    ) -> dict[int, list[Record]]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         listener = self._wake.listen([bus_topic(topic)])
@@ -151,7 +155,8 @@ class PostgresBus:
         unsure = [
             p
             for p, next_number in positions.items()
-            if (p in found and found[p][0].number != next_number) or (p not in found and (topic, p) not in self._in_range)
+            if (p in found and found[p][0].number != next_number)
+            or (p not in found and (topic, p) not in self._in_range)
         ]
         if unsure:
             await self._check_range(topic, {p: positions[p] for p in unsure})

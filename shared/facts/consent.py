@@ -25,7 +25,7 @@ def next_state(state: str | None, row: str) -> str:
     if row in ("withdrawn", "confirmed"):
         return row
     if row == "granted":
-        return state if state in ("withdrawn", "confirmed") else "granted"  # type: ignore[return-value]
+        return state if state in ("withdrawn", "confirmed") else "granted"
     return state or row
 
 

@@ -28,7 +28,17 @@ SECONDS, CONNECTIONS, ROUNDS = 8, 64, 3
 def plain(bootstrap: str):
     """The plain server on one core."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "tests.bench.plain:app", "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "tests.bench.plain:app",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        "--no-access-log",
+    ]
     process = subprocess.Popen(on_core(SERVER_CORE, command), env={**os.environ, "KAFKA": bootstrap})
     try:
         until_answers(f"http://127.0.0.1:{port}/docs", process)
@@ -39,7 +49,17 @@ def plain(bootstrap: str):
 
 
 def load(port: int, key: str, seed: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.bench.load", "127.0.0.1", str(port), key, str(CONNECTIONS), str(SECONDS), seed]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.load",
+        "127.0.0.1",
+        str(port),
+        key,
+        str(CONNECTIONS),
+        str(SECONDS),
+        seed,
+    ]
     return json.loads(subprocess.run(on_core(LOAD_CORE, command), capture_output=True, check=True, text=True).stdout)
 
 
@@ -64,7 +84,9 @@ async def _dripline_topic(bootstrap: str) -> str:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
     try:
-        return next(topic for topic in sorted(await consumer.topics()) if topic.endswith("events") and "profile" not in topic)
+        return next(
+            topic for topic in sorted(await consumer.topics()) if topic.endswith("events") and "profile" not in topic
+        )
     finally:
         await consumer.stop()
 

@@ -26,7 +26,10 @@ RULES = {
 
 def _rule(name: str, event: str, kind: str) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "name": f"bench-{name}", "kind": kind, "enter": {"on": event}, "again": "always",
+        "name": f"bench-{name}",
+        "kind": kind,
+        "enter": {"on": event},
+        "again": "always",
         "steps": [{"send": {"template": f"bench-{name}", "channels": ["email"]}}],
     }
     return document | ({"value": 900, "holdout": "0%"} if kind == "marketing" else {})
@@ -37,7 +40,9 @@ async def _prepare(client: httpx.AsyncClient, people: int, key: str) -> None:
         unsubscribe = ' <a href="{{ links.unsubscribe }}">unsubscribe</a>' if name == "marketing" else ""
         text = " {{ links.unsubscribe }}" if name == "marketing" else ""
         template = {
-            "name": f"bench-{name}", "kind": name, "email": {
+            "name": f"bench-{name}",
+            "kind": name,
+            "email": {
                 "subject": "Bench {{ event.number }}",
                 "mjml": f"<mjml><mj-body><mj-section><mj-column><mj-text>{{{{ event.number }}}}{unsubscribe}</mj-text></mj-column></mj-section></mj-body></mjml>",
                 "text": "{{ event.number }}" + text,
@@ -56,9 +61,21 @@ async def _prepare(client: httpx.AsyncClient, people: int, key: str) -> None:
             address = f"bench{number}@example.com"
             batch.append({"type": "identify", "userId": f"b-{number}", "traits": {"email": address}})
             batch.append(
-                {"type": "track", "userId": f"b-{number}", "event": "Consent Granted", "properties": {
-                    "channel": "email", "address": address, "topics": ["marketing"], "form": "bench",
-                    "text_version": "1", "page": "bench", "at": "2026-01-01T00:00:00Z", "ip": "192.0.2.1"}}
+                {
+                    "type": "track",
+                    "userId": f"b-{number}",
+                    "event": "Consent Granted",
+                    "properties": {
+                        "channel": "email",
+                        "address": address,
+                        "topics": ["marketing"],
+                        "form": "bench",
+                        "text_version": "1",
+                        "page": "bench",
+                        "at": "2026-01-01T00:00:00Z",
+                        "ip": "192.0.2.1",
+                    },
+                }
             )
         (await client.post("/v1/batch", json={"batch": batch}, auth=(key, ""))).raise_for_status()
 
@@ -98,10 +115,16 @@ async def _run(server: Running, peer: SmtpPeer) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for kind in RULES:
         took = sorted(arrived[name] - at for name, at in posted.items() if name.startswith(kind) and name in arrived)
-        result[kind] = {
-            "posted": sum(name.startswith(kind) for name in posted), "arrived": len(took),
-            "p50_ms": round(took[len(took) // 2] * 1000), "p99_ms": round(took[len(took) * 99 // 100] * 1000),
-        } if took else {"posted": len(posted), "arrived": 0}
+        result[kind] = (
+            {
+                "posted": sum(name.startswith(kind) for name in posted),
+                "arrived": len(took),
+                "p50_ms": round(took[len(took) // 2] * 1000),
+                "p99_ms": round(took[len(took) * 99 // 100] * 1000),
+            }
+            if took
+            else {"posted": len(posted), "arrived": 0}
+        )
     return result
 
 

@@ -56,7 +56,9 @@ class Load:
             began = time.perf_counter()
             writer.write(self._head + str(len(data)).encode() + b"\r\n\r\n" + data)
             head = await reader.readuntil(b"\r\n\r\n")
-            length = int(next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(b":")[1])
+            length = int(
+                next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(b":")[1]
+            )
             await reader.readexactly(length)
             self.seconds.append(time.perf_counter() - began)
             status = int(head[9:12])

@@ -35,13 +35,27 @@ def make_events(context: Context, count: int, hot: bool, seed: int) -> list[Outg
         value = f"a-{person}"
         ids = [Identifier("anonymous_id", value, node_id(context.node_namespace, "anonymous_id", value), True)]
         properties = {
-            "product_id": f"sku-{number % 5000}", "name": "A record with a long and pleasant name", "category": "vinyl",
-            "price": 1500, "quantity": 1, "url": "https://shop.example/p/1", "filler": "x" * 120,
+            "product_id": f"sku-{number % 5000}",
+            "name": "A record with a long and pleasant name",
+            "category": "vinyl",
+            "price": 1500,
+            "quantity": 1,
+            "url": "https://shop.example/p/1",
+            "filler": "x" * 120,
         }
         event = Event(
-            id=event_id(SOURCE, f"{seed}-{number}"), source=SOURCE, trust="public", type="track", name=name,
-            origin=ids[0].node, ids=ids, occurred_at=now, received_at=now, message_id=f"{seed}-{number}",
-            hash=body_hash("track", name, ids, properties, {}, None), properties=properties,
+            id=event_id(SOURCE, f"{seed}-{number}"),
+            source=SOURCE,
+            trust="public",
+            type="track",
+            name=name,
+            origin=ids[0].node,
+            ids=ids,
+            occurred_at=now,
+            received_at=now,
+            message_id=f"{seed}-{number}",
+            hash=body_hash("track", name, ids, properties, {}, None),
+            properties=properties,
         )
         records.append(Outgoing(EVENTS, str(event.origin).encode(), encode(event)))
     return records
@@ -57,7 +71,9 @@ async def ours(context: Context, records: list[Outgoing]) -> float:
     tasks = [asyncio.create_task(loop()) for loop in service.loops.values()]
     while True:
         async with context.database.connection() as connection:
-            done = await connection.fetchval("SELECT coalesce(sum(next), 0) FROM profile.position WHERE topic = 'events'")
+            done = await connection.fetchval(
+                "SELECT coalesce(sum(next), 0) FROM profile.position WHERE topic = 'events'"
+            )
         if done >= sum(ends.values()):
             break
         await asyncio.sleep(0.02)
@@ -139,7 +155,9 @@ async def _statement(connection: asyncpg.Connection, table: str) -> str:
         f"profile.{table}",
     )
     names = ", ".join(f'"{row["attname"]}"' for row in columns)
-    arrays = ", ".join(f"${n}::text[]" if row["type"].endswith("[]") else f"${n}::{row['type']}[]" for n, row in enumerate(columns, 1))
+    arrays = ", ".join(
+        f"${n}::text[]" if row["type"].endswith("[]") else f"${n}::{row['type']}[]" for n, row in enumerate(columns, 1)
+    )
     picked = ", ".join(f'"{row["attname"]}"::{row["type"]}' for row in columns)
     changed = ", ".join(f'"{row["attname"]}" = excluded."{row["attname"]}"' for row in columns)
     return (

@@ -52,9 +52,7 @@ class World:
     async def open(self, member: str = "one", partitions: int = PARTITIONS) -> Bus:
         """Another process's bus, as far as the bus can tell: with wake-ups of its own."""
         implementation = KafkaBus if self.kind == "kafka" else PostgresBus
-        bus = await implementation.open(
-            self.url, partitions=partitions, member=member, wake=Wake(), topics=TOPICS
-        )
+        bus = await implementation.open(self.url, partitions=partitions, member=member, wake=Wake(), topics=TOPICS)
         self.open_buses.append(bus)
         return bus
 

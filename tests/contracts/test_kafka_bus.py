@@ -19,6 +19,7 @@ from shared.bus.kafka import KafkaBus
 from shared.bus.kafka_cluster import Address, Cluster
 from shared.bus.kafka_writer import KafkaWriter
 from shared.errors import ConfigurationError, is_transient
+from shared.events import TOPICS
 from tests.contracts.conftest import OTHER_TOPIC, PARTITIONS, TOPIC, KafkaWorld, World, opened
 from tests.contracts.test_bus import Reader, keys_in_different_partitions, record
 from tests.support.wait import until
@@ -199,7 +200,7 @@ async def test_control_records_of_somebody_elses_transactions_are_passed_over(ka
 async def test_one_replica_is_warned_of(kafka_world: World) -> None:
     bus = await kafka_world.open()
     assert isinstance(bus, KafkaBus)
-    assert [warning.split(" has ")[0] for warning in bus.warnings] == [f"bus topic {TOPIC}", f"bus topic {OTHER_TOPIC}"]
+    assert [warning.split(" has ")[0] for warning in bus.warnings] == [f"bus topic {topic}" for topic in TOPICS]
 
 
 async def test_deployments_with_different_prefixes_share_a_cluster(kafka: Kafka) -> None:

@@ -115,9 +115,12 @@ async def catch_up(observer: Observer, client: Client) -> None:
 
 
 async def assert_all_agree(
-    deployment: Deployment, observer: Observer, client: Client, smtp: SmtpPeer, kills: int
+    deployment: Deployment, observer: Observer, client: Client, smtp: SmtpPeer, *, may_be_unknown: int | None = None
 ) -> None:
-    """The client's log, the SMTP server's ledger and the audit tell the same story."""
+    """The client's log, the SMTP server's ledger and the audit tell the same story.
+
+    :param may_be_unknown: how many messages were with the provider when something died; None: that was not counted
+    """
     events = await observer.events()
     answered = set(client.answered)
     lost = answered - set(events)

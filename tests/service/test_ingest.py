@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,87 +13,13 @@ import asyncpg
 import httpx
 import pytest
 
-from services.ingest.bootstrap import Credentials, first_sources
+from services.ingest.bootstrap import first_sources
 from services.ingest.origin import signature_of
-from services.run import Server, run
 from shared.auth import create_key
 from shared.clock import SystemClock
-from shared.events import EVENTS, HISTORY, Event, decode_event, encode
-from shared.settings import load
+from shared.events import EVENTS, HISTORY, decode_event, encode
+from tests.support.ingesting import Running, another_server, serving
 from tests.support.wait import until
-
-
-class Running:
-    """A server with the service ingest alone, as clients and its owner see it."""
-
-    def __init__(self, server: Server, http: httpx.AsyncClient, keys: Credentials, api_key: str) -> None:
-        self.server, self.http, self.keys = server, http, keys
-        self.owner = {"Authorization": f"Bearer {api_key}"}
-
-    async def post(self, path: str, body: Any, key: str | None = None, **more: Any) -> httpx.Response:
-        """Posts with HTTP Basic; the secret key unless another is named."""
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        auth = httpx.BasicAuth(key or self.keys.server_write_key, "")
-        return await self.http.post(path, content=content, auth=auth, **more)
-
-    async def events(self, topic: str = EVENTS) -> list[Event]:
-        """Everything that is durable in a bus topic."""
-        bus = self.server.context.bus
-        positions = await bus.beginnings(topic)
-        found = await bus.fetch(topic, positions, limit=10_000, wait=0)
-        records = [record for batch in found.values() for record in batch]
-        assert all(record.key == str(decode_event(record.value).origin).encode() for record in records)
-        return sorted((decode_event(record.value) for record in records), key=lambda event: event.received_at)
-
-    async def letters(self, **wanted: str) -> list[dict[str, Any]]:
-        answer = await self.http.get("/v1/dead-letters", headers=self.owner, params=wanted)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["items"]
-
-    async def replay(self, letter: dict[str, Any], body: Any = None) -> httpx.Response:
-        content = None if body is None else {"body": body}
-        return await self.http.post(f"/v1/dead-letters/{letter['id']}/replay", json=content, headers=self.owner)
-
-
-@asynccontextmanager
-async def server_over(database_url: str, **settings: Any) -> AsyncIterator[Server]:
-    """The whole process's code, with the service ingest alone, on a free port."""
-    ready: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
-
-    async def hand_over(server: Server) -> None:
-        ready.set_result(server)
-        await over.wait()
-
-    chosen = load(**{"services": "ingest", "port": 0, "partitions": 4, **settings})
-    process = asyncio.create_task(run(chosen, database_url, ready=hand_over))
-    await asyncio.wait({process, ready}, return_when=asyncio.FIRST_COMPLETED)
-    try:
-        if process.done():
-            process.result()
-        yield await ready
-    finally:
-        over.set()
-        await process
-
-
-@asynccontextmanager
-async def serving(database_url: str, **settings: Any) -> AsyncIterator[Running]:
-    async with server_over(database_url, **settings) as server:
-        context = server.context
-        keys = await first_sources(context.database, context.clock, context.bits)
-        assert keys is not None
-        async with context.database.transaction() as tx:
-            _, api_key = await create_key(tx, "test", "admin", context.clock.now())
-        async with httpx.AsyncClient(base_url=server.origin, timeout=20) as http:
-            yield Running(server, http, keys, api_key)
-
-
-@asynccontextmanager
-async def another_server(database_url: str, first: Running) -> AsyncIterator[Running]:
-    """Another server over the same database; it has its own cache of keys."""
-    async with server_over(database_url) as server, httpx.AsyncClient(base_url=server.origin, timeout=20) as http:
-        yield Running(server, http, first.keys, first.owner["Authorization"].split()[1])
 
 
 @pytest.fixture
@@ -162,8 +87,13 @@ async def test_the_key_is_found_wherever_clients_put_it(dripline: Running) -> No
         # Basic goes before the body, the body before the header.
         await http.post("/v1/track", content=json.dumps(added(writeKey="x")).encode(), auth=(key, "")),
         await http.post("/v1/track", content=with_key, headers={"X-Write-Key": "x"}),
+        # Jitsu's client masks the key in the body.
+        await http.post(
+            "/api/s/track", content=json.dumps(added(writeKey="***")).encode(), headers={"X-Write-Key": key}
+        ),
+        await http.post("/v1/track", content=with_key, auth=("somebody", "")),
     ]
-    assert [answer.status_code for answer in answers] == [200] * 7
+    assert [answer.status_code for answer in answers] == [200] * 9
     refused = [
         await http.post("/v1/track", content=body),
         await http.post("/v1/track", content=body, auth=("c" + "0" * 24, "")),
@@ -172,7 +102,7 @@ async def test_the_key_is_found_wherever_clients_put_it(dripline: Running) -> No
     ]
     assert [answer.status_code for answer in refused] == [401] * 4
     assert refused[0].headers["content-type"] == "application/problem+json"
-    assert len(await dripline.events()) == 7
+    assert len(await dripline.events()) == 9
     assert await dripline.letters() == []  # what nobody's key sent is only counted
 
 

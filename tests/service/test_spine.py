@@ -57,7 +57,9 @@ async def writes_and_passes_on(tx: Tx, batch: Batch) -> Applied:
 
 
 async def only_writes(tx: Tx, batch: Batch) -> Applied:
-    await tx.execute("INSERT INTO sink.effect SELECT 0, * FROM unnest($1::text[])", [r.value.decode() for r in batch.records])
+    await tx.execute(
+        "INSERT INTO sink.effect SELECT 0, * FROM unnest($1::text[])", [r.value.decode() for r in batch.records]
+    )
     return Applied()
 
 
@@ -75,8 +77,12 @@ async def _values(url: str, table: str) -> list[str]:
 
 async def test_what_a_batch_decides_reaches_the_next_service_once(spine_url: str) -> None:
     async with context_for(spine_url) as context:
-        probe = Consumer(context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False)
-        sink = Consumer(context, group="sink", topics=[PROFILE_EVENTS], handler=only_writes, schema="sink", by_header=True)
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
+        sink = Consumer(
+            context, group="sink", topics=[PROFILE_EVENTS], handler=only_writes, schema="sink", by_header=True
+        )
         async with running({**probe.loops(), **{f"s{k}": v for k, v in sink.loops().items()}}):
             await context.bus.append(_events(*[f"value {n:03}" for n in range(300)]))
             await until(lambda: sink.quiet(), what="the sink to be quiet")
@@ -91,9 +97,12 @@ async def test_what_a_batch_decides_reaches_the_next_service_once(spine_url: str
 
 async def test_a_record_published_twice_is_dropped_by_its_outbox_header(spine_url: str) -> None:
     async with context_for(spine_url) as context:
-        sink = Consumer(context, group="sink", topics=[PROFILE_EVENTS], handler=only_writes, schema="sink", by_header=True)
+        sink = Consumer(
+            context, group="sink", topics=[PROFILE_EVENTS], handler=only_writes, schema="sink", by_header=True
+        )
         twice = [
-            Outgoing(PROFILE_EVENTS, b"k", str(n).encode(), {HEADER: f"events/0@x,{n},0".encode()}) for n in (1, 2, 1, 2, 3, 2)
+            Outgoing(PROFILE_EVENTS, b"k", str(n).encode(), {HEADER: f"events/0@x,{n},0".encode()})
+            for n in (1, 2, 1, 2, 3, 2)
         ]
         async with running(sink.loops()):
             await context.bus.append(twice)
@@ -104,13 +113,17 @@ async def test_a_record_published_twice_is_dropped_by_its_outbox_header(spine_ur
             await until(handled, what="the records")
         assert await _values(spine_url, "sink.effect") == ["1", "2", "3"]
         async with context.database.connection() as connection:
-            counted = await connection.fetchrow("SELECT sum(read) AS read, sum(applied) AS applied, sum(repeated) AS repeated FROM sink.position")
+            counted = await connection.fetchrow(
+                "SELECT sum(read) AS read, sum(applied) AS applied, sum(repeated) AS repeated FROM sink.position"
+            )
         assert tuple(counted) == (6, 3, 3)
 
 
 async def test_a_record_at_fault_is_put_aside_alone_with_its_bytes_and_reason(spine_url: str) -> None:
     async with context_for(spine_url) as context:
-        probe = Consumer(context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False)
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
         await context.bus.append([Outgoing(EVENTS, b"one", value) for value in (b"a", b"bad", b"c")])
         async with running(probe.loops()):
             await until(lambda: probe.quiet(), what="the probe to be quiet")
@@ -121,7 +134,9 @@ async def test_a_record_at_fault_is_put_aside_alone_with_its_bytes_and_reason(sp
             await until(two, what="its neighbours")
         async with context.database.connection() as connection:
             rows = await connection.fetch("SELECT service, bytes, reason, pointer FROM platform.dead_letter")
-            counted = await connection.fetchrow("SELECT sum(read) AS r, sum(applied) AS a, sum(dead) AS d FROM probe.position")
+            counted = await connection.fetchrow(
+                "SELECT sum(read) AS r, sum(applied) AS a, sum(dead) AS d FROM probe.position"
+            )
     assert [tuple(row) for row in rows] == [("probe", b"bad", "it says bad", "/value")]
     assert tuple(counted) == (3, 2, 1)
 
@@ -129,8 +144,12 @@ async def test_a_record_at_fault_is_put_aside_alone_with_its_bytes_and_reason(sp
 async def test_a_batch_fetched_before_somebody_else_moved_the_position_is_refused(spine_url: str) -> None:
     async with context_for(spine_url, leases=False) as context:
         await context.bus.append([Outgoing(EVENTS, b"one", b"a"), Outgoing(EVENTS, b"one", b"b")])
-        slow = Consumer(context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False)
-        fast = Consumer(context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False)
+        slow = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
+        fast = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
         ends = await context.bus.ends(EVENTS)
         partition = next(number for number, end in ends.items() if end)
         stale, current = await slow._take_over(EVENTS, partition), await fast._take_over(EVENTS, partition)
@@ -147,7 +166,9 @@ async def test_a_row_left_behind_by_a_dead_holder_is_published_by_the_next(spine
 
     async with context_for(spine_url, leases=False) as context:
         await context.bus.append([Outgoing(EVENTS, b"one", b"a")])
-        dying = Consumer(context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False)
+        dying = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
         partition = next(number for number, end in (await context.bus.ends(EVENTS)).items() if end)
         position = await dying._take_over(EVENTS, partition)
         found = await context.bus.fetch(EVENTS, {partition: 0}, limit=10, wait=1)
@@ -155,14 +176,18 @@ async def test_a_row_left_behind_by_a_dead_holder_is_published_by_the_next(spine
         with pytest.raises(RuntimeError):
             await dying._handle(EVENTS, partition, position, found[partition])
         assert not any((await context.bus.ends(PROFILE_EVENTS)).values())
-        successor = Consumer(context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False)
+        successor = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
         await successor._take_over(EVENTS, partition)
         assert sum((await context.bus.ends(PROFILE_EVENTS)).values()) == 1
 
 
 async def test_rows_of_timers_and_api_calls_are_published_in_order(spine_url: str) -> None:
     async with context_for(spine_url) as context:
-        probe = Consumer(context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False)
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
         for n in range(5):
             async with context.database.transaction() as tx:
                 await write_free(tx, "probe", NODE, [Outgoing(PROFILE_EVENTS, b"same", f"{n}".encode())])

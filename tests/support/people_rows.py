@@ -250,4 +250,6 @@ def _refund_row(r: RefundRow) -> tuple:
 async def _insert(tx: Tx, table: str, rows: list[tuple]) -> None:
     if rows:
         places = ", ".join(f"${i}" for i in range(1, len(rows[0]) + 1))
+        if table == "trait":  # JSON's null, not SQL's: the trait was taken away
+            places = places.replace("$7", "coalesce($7, 'null'::jsonb)")
         await tx.executemany(f"INSERT INTO profile.{table} VALUES ({places})", rows)

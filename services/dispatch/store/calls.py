@@ -213,18 +213,21 @@ async def silent_calls(tx: Tx, limit: int) -> list[Chosen]:
     return [Chosen(**dict(row)) for row in rows]
 
 
-async def calls_of(tx: Tx, node: UUID, before: datetime | None = None) -> int:
-    """How many messages to this address are being called now."""
-    return await tx.fetchval(
-        "SELECT count(*) FROM dispatch.message WHERE address_node = $1 AND state = 'calling'", node
-    )
-
-
-async def longest_call(tx: Tx, node: UUID) -> float:
-    """Seconds until the last call to this address that is open now must have ended; 0 if none is open."""
-    found = await tx.fetchval(
-        "SELECT extract(epoch FROM max(call_until) - clock_timestamp())::float8 FROM dispatch.message "
-        "WHERE address_node = $1 AND state = 'calling'",
+async def open_calls(tx: Tx, node: UUID, channel: str | None = None) -> tuple[list[UUID], float]:
+    """The messages to this address that are being called now, and how many seconds their calls may take at most."""
+    rows = await tx.fetch(
+        """
+        SELECT id, extract(epoch FROM call_until - clock_timestamp())::float8 AS left FROM dispatch.message
+        WHERE address_node = $1 AND state = 'calling' AND ($2::text IS NULL OR channel = $2)
+        """,
         node,
+        channel,
     )
-    return max(0.0, found or 0.0)
+    return [row["id"] for row in rows], max((row["left"] for row in rows), default=0.0)
+
+
+async def any_calling(tx: Tx, messages: Sequence[UUID]) -> bool:
+    """Whether one of these is still being called."""
+    return await tx.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM dispatch.message WHERE id = ANY($1::uuid[]) AND state = 'calling')", list(messages)
+    )

@@ -194,15 +194,15 @@ async def _write_messages(tx: Tx, stored: Sequence[Stored], now: datetime) -> No
             state = d.state, reason_code = d.code, reason = d.reason, due_at = coalesce(d.until, m.due_at),
             purpose = d.purpose, template_version = d.template_version, channel = d.channel, adapter = d.adapter,
             address = d.address, address_node = d.node, subject = d.subject, body = d.body, html = d.html, urls = d.urls,
-            cost = d.cost, units = d.units, decisions = m.decisions + 1, updated_at = $18,
-            chosen_at = CASE WHEN d.state = 'claimed' THEN $18 END,
+            cost = d.cost, units = d.units, topic = d.topic, decisions = m.decisions + 1, updated_at = $19,
+            chosen_at = CASE WHEN d.state = 'claimed' THEN $19 END,
             claim = CASE WHEN d.state = 'claimed' THEN m.claim END,
-            lease_until = CASE WHEN d.state = 'claimed' THEN clock_timestamp() + make_interval(secs => $19) END
+            lease_until = CASE WHEN d.state = 'claimed' THEN clock_timestamp() + make_interval(secs => $20) END
         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::int[], $8::text[],
                     $9::text[], $10::text[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::jsonb[],
-                    $16::numeric[], $17::int[])
+                    $16::numeric[], $17::int[], $18::text[])
              AS d(id, state, code, reason, until, purpose, template_version, channel, adapter, address, node, subject,
-                  body, html, urls, cost, units)
+                  body, html, urls, cost, units, topic)
         WHERE m.id = d.id
         """,
         [s.due.id for s in stored],
@@ -222,6 +222,7 @@ async def _write_messages(tx: Tx, stored: Sequence[Stored], now: datetime) -> No
         [s.rendered.urls if s.rendered else None for s in stored],
         [s.decision.cost if s.decision.channel else None for s in stored],
         [s.units if s.decision.channel else None for s in stored],
+        [s.inputs.topic for s in stored],
         now,
         LEASE_SECONDS,
     )

@@ -9,7 +9,6 @@ from uuid import UUID
 from services.profile.identity import Link, Pair
 from services.profile.people import KnownNode, Person
 from shared.db import Tx
-from shared.identifiers import Identifier
 
 _NODE = "id, kind, value, profile, first_seen, learned_at, asserted_at, confirmed_at, over_limit"
 

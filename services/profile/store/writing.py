@@ -123,7 +123,7 @@ async def write_changes(
             "INSERT INTO profile.profile_alias (old, new, at) SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[])",
             *columns([(old, new, at) for old, (new, at) in aliases.items()], 3),
         )
-        await tx.execute("DELETE FROM profile.profile WHERE id = ANY($1::uuid[])", list(aliases))
+        await delete_people(tx, list(aliases))
     if older := list(seen_before):
         await tx.execute(
             """
@@ -132,6 +132,52 @@ async def write_changes(
             """,
             *columns(older, 3),
         )
+
+
+async def delete_people(tx: Tx, profiles: Sequence[UUID]) -> None:
+    """Profiles that have no node any more."""
+    if profiles:
+        await tx.execute("DELETE FROM profile.profile WHERE id = ANY($1::uuid[])", profiles)
+
+
+async def write_cannot(tx: Tx, pairs: Sequence[tuple[UUID, UUID]], at: datetime, principal: str) -> None:
+    """Pairs that must stay apart, as a person said."""
+    await tx.execute(
+        """
+        INSERT INTO profile.cannot_link (a, b, learned_at, principal)
+        SELECT a, b, $3, $4 FROM unnest($1::uuid[], $2::uuid[]) AS u(a, b) ON CONFLICT (a, b) DO NOTHING
+        """,
+        [a for a, _ in pairs],
+        [b for _, b in pairs],
+        at,
+        principal,
+    )
+
+
+async def delete_cannot(tx: Tx, one: Sequence[UUID], other: Sequence[UUID]) -> None:
+    """What kept these two sets of nodes apart."""
+    await tx.execute(
+        """
+        DELETE FROM profile.cannot_link
+        WHERE (a = ANY($1::uuid[]) AND b = ANY($2::uuid[])) OR (a = ANY($2::uuid[]) AND b = ANY($1::uuid[]))
+        """,
+        one,
+        other,
+    )
+
+
+async def cut_links(tx: Tx, one: Sequence[UUID], other: Sequence[UUID], strength: int, at: datetime) -> None:
+    """Cuts the links of this strength between these two sets of nodes."""
+    await tx.execute(
+        """
+        UPDATE profile.link SET cut_at = $4 WHERE strength = $3 AND cut_at IS NULL
+            AND ((a = ANY($1::uuid[]) AND b = ANY($2::uuid[])) OR (a = ANY($2::uuid[]) AND b = ANY($1::uuid[])))
+        """,
+        one,
+        other,
+        strength,
+        at,
+    )
 
 
 async def write_links(tx: Tx, links: Sequence[KnownLink]) -> None:
@@ -163,7 +209,7 @@ async def write_events(tx: Tx, placed: Sequence[Placed], first: set[UUID]) -> No
     rows = []
     for one in placed:
         event, incoming = one.incoming.event, one.incoming
-        rest = {"ids": [(it.kind, it.node, it.strong) for it in event.ids], "hash": event.hash}
+        rest: dict[str, Any] = {"ids": [(it.kind, it.node, it.strong) for it in event.ids], "hash": event.hash}
         if event.traits:
             rest["traits"] = event.traits
         if event.context:
@@ -317,7 +363,7 @@ async def write_reports(tx: Tx, placed: Sequence[Placed]) -> None:
 
 async def write_orders(tx: Tx, orders: Mapping[str, Folded], first_events: Mapping[str, UUID | None]) -> None:
     """The rows of the orders, which are locked: what all reports and refunds say together."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for key, folded in sorted(orders.items()):
         order, winner = folded.order, folded.winner
         if order is None or winner is None:

@@ -37,7 +37,7 @@ class Purge(Step):
             return Next()
         properties: dict[str, Any] = {"contact": "unconfirmed", "channel": asked.channel, "address": asked.address}
         properties |= {"run_id": str(run.id), "rule": here.rule.name, "step": self.id}
-        identifier = Identifier(kind=ADDRESS_KIND[asked.channel], value=asked.address, node=asked.node, strong=True)
+        identifier = Identifier(kind=ADDRESS_KIND[asked.channel], value=asked.address, node=asked.node)
         here.effects.append(
             internal_event(
                 "Contact Purged",

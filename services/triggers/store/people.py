@@ -152,20 +152,37 @@ async def write_decisions(tx: Tx, rows: Sequence[DecisionRow]) -> None:
     """Writes decisions in their order; `seq` is taken now, under the locks of all their people."""
     if not rows:
         return
+    # A list within an array parameter would be taken for another dimension: lists travel as text.
+    as_text = {
+        "nodes": lambda nodes: "{" + ",".join(map(str, nodes)) + "}",
+        "seen": _json,
+        "effects": _json,
+    }
+    columns = [
+        [as_text.get(name, _same)(getattr(row, name)) for row in rows] for name in DecisionRow.__struct_fields__
+    ]
     await tx.execute(
         """
         INSERT INTO triggers.decision (node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile,
                                        nodes, seen, effects, after, seq)
         SELECT node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile,
-               ARRAY(SELECT jsonb_array_elements_text(nodes)::uuid), seen, effects, after, nextval('triggers.decision_seq')
+               nodes::uuid[], seen::jsonb, effects::jsonb, after, nextval('triggers.decision_seq')
         FROM (
             SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[], $5::int[], $6::uuid[], $7::int[],
-                $8::int[], $9::text[], $10::text[], $11::jsonb[], $12::uuid[], $13::jsonb[], $14::jsonb[], $15::jsonb[],
+                $8::int[], $9::text[], $10::text[], $11::jsonb[], $12::uuid[], $13::text[], $14::text[], $15::text[],
                 $16::jsonb[]) WITH ORDINALITY
                 AS d(node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile, nodes, seen,
                      effects, after, place)
             ORDER BY place OFFSET 0
         ) AS in_order
         """,
-        *([getattr(row, name) for row in rows] for name in DecisionRow.__struct_fields__),
+        *columns,
     )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _same(value: Any) -> Any:
+    return value

@@ -51,8 +51,6 @@ class RuleBook:
                 log.error("rules.unreadable", rule=str(rule), version=number, problem=str(error))
 
 
-class Stored(dict[str, Any]):
-    """A rule as the API shows it."""
 
 
 _LIST = """
@@ -179,3 +177,7 @@ async def failures(tx: Tx, rule: UUID, since: datetime | None, until: datetime |
             until,
         )
     )
+
+
+async def rename(tx: Tx, rule: UUID, name: str) -> None:
+    await tx.execute("UPDATE triggers.rule SET name = $2 WHERE id = $1", rule, name)

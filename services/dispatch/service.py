@@ -1,0 +1,161 @@
+"""Builds dispatch: the consumer of `messages`, the claims, the senders, the public links, the API, the inbox."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from services.dispatch import public
+from services.dispatch.channels import registry
+from services.dispatch.channels.base import Adapter, World
+from services.dispatch.claiming import Claimer
+from services.dispatch.gathering import Surroundings
+from services.dispatch.handlers import handle
+from services.dispatch.links import Signer
+from services.dispatch.policy import DEFAULT_CAPS
+from services.dispatch.sending import Sender
+from services.dispatch.store import catalogue, claims
+from services.dispatch.store.looking import is_held
+from services.dispatch.subscriptions import Subscriptions
+from services.dispatch.view import Shop
+from services.dispatch.worth import ASSUMED_ORDER
+from shared.clock import pause
+from shared.consumer import Consumer
+from shared.events import MESSAGES
+from shared.service import Context, Loop, Service
+from shared.settings import Settings
+from shared.wake import DISPATCH_DUE, WATERMARK
+
+GROUP = SCHEMA = "dispatch"
+KINDS = ("transactional", "marketing")
+# Without any wake-up a claim loop looks again after this many seconds.
+FALLBACK = 2.0
+
+
+class Dispatch:
+    """The parts of one process's dispatch, for its loops and for tests that drive them one by one."""
+
+    def __init__(self, context: Context, folders: Sequence[Path] = ()) -> None:
+        self.context = context
+        kinds = registry.find(folders)
+        self.adapter_types = kinds
+        world = World(context.settings, context.settings.inbox_dir)
+        self.adapters: dict[str, Adapter] = {
+            name: kind(world) for name, kind in kinds.items() if kind.usable(context.settings)
+        }
+        self.defaults = registry.defaults(kinds)
+        self.prefixes = {channel: defaults.event for channel, defaults in self.defaults.items()}
+        self.kinds = {adapter.channel: adapter.address_kind for adapter in kinds.values()}
+        self.signer = Signer(context.secret, context.settings.origin)
+        self.shop = shop_of(context.settings)
+        surroundings = Surroundings(
+            context.settings, dict(kinds), context.node_namespace, context.secret, context.bits
+        )
+        self.claimer = Claimer(context, surroundings, self.signer, self.shop)
+        self.sender = Sender(context, self.adapters, self.prefixes)
+        self.subscriptions = Subscriptions(context, self.kinds, self.prefixes)
+        self.consumer = Consumer(context, group=GROUP, topics=[MESSAGES], handler=handle, schema=SCHEMA)
+
+    async def prepare(self) -> None:
+        """Rows for channels and policy that are not there yet."""
+        now = self.context.clock.now()
+        async with self.context.database.transaction() as tx:
+            await catalogue.ensure_channels(tx, self.defaults, now)
+            await catalogue.ensure_policy(tx, DEFAULT_CAPS, ASSUMED_ORDER)
+
+    def loops(self) -> dict[str, Loop]:
+        claiming = {f"claims-{kind}": partial(self.claim_loop, kind) for kind in KINDS}
+        return {
+            **self.consumer.loops(),
+            **claiming,
+            "sender": self.sender.loop,
+            "reaper": self.sender.reap_loop,
+            "figures": self.figures_loop,
+        }
+
+    async def claim_loop(self, kind: str) -> None:
+        """Decides about what is due. Woken when something may be due, or when the watermark moved and something waits."""
+        wake = self.context.wake
+        listener = wake.listen([DISPATCH_DUE, WATERMARK])
+        something_new = wake.listen([DISPATCH_DUE])
+        try:
+            while True:
+                something_new.event.clear()
+                if await self.claimer.claim(kind):
+                    continue
+                due = await self._next_due(kind)
+                await _wait(listener.wait, lambda due=due: something_new.event.is_set() or self._is_due(due))
+        finally:
+            listener.close()
+            something_new.close()
+
+    def _is_due(self, due: datetime | None) -> bool:
+        return due is not None and due <= self.context.clock.now()
+
+    async def _next_due(self, kind: str) -> datetime | None:
+        async with self.context.database.connection() as connection:
+            return await claims.next_due(connection, kind)
+
+    async def figures_loop(self) -> None:
+        """Keeps the shop-wide mean order up to date, in business time."""
+        while True:
+            async with self.context.database.transaction() as tx:
+                await catalogue.refresh_mean_order(tx, self.context.clock.now())
+            await pause(1.0 if self.context.clock.virtual else 60.0)
+
+    async def quiet(self) -> bool:
+        """Nothing can be done at this business moment."""
+        if not await self.consumer.quiet():
+            return False
+        async with self.context.database.connection() as connection:
+            return await is_held(connection) or not await claims.busy(connection, self.context.clock.now())
+
+    async def next_due(self) -> datetime | None:
+        moments = [await self._next_due(kind) for kind in KINDS]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    async def check_open(self) -> None:
+        """Raises while dispatch is held after a restore."""
+        async with self.context.database.connection() as connection:
+            if await is_held(connection):
+                raise RuntimeError("dispatch is held after a restore: look at the intents of the gap, then release it")
+
+    async def close(self) -> None:
+        for adapter in self.adapters.values():
+            await adapter.close()
+
+
+async def _wait(woken: Callable[[float], object], due: Callable[[], bool]) -> None:
+    """Until woken with something to do, or FALLBACK seconds."""
+    end = time.monotonic() + FALLBACK
+    while (left := end - time.monotonic()) > 0:
+        await woken(left)  # type: ignore[misc]
+        if due():
+            return
+
+
+def shop_of(settings: Settings) -> Shop:
+    """The shop as templates know it."""
+    url = f"https://{sorted(settings.shop_hosts)[0]}/" if settings.shop_hosts else f"{settings.origin}/"
+    return Shop(settings.shop_name, url, settings.shop_currency, settings.sender, settings.link_hosts)
+
+
+async def build(context: Context, folders: Sequence[Path] = ()) -> Service:
+    """The service over the context. `folders`: where channel adapters are looked for besides `channels/`."""
+    dispatch = Dispatch(context, folders)
+    await dispatch.prepare()
+    return Service(
+        name="dispatch",
+        routers=[public.router(context, dispatch.signer, dispatch.subscriptions)],
+        loops=dispatch.loops(),
+        checks={"consumer": dispatch.consumer.check, "open": dispatch.check_open},
+        quiet=dispatch.quiet,
+        next_due=dispatch.next_due,
+        close=dispatch.close,
+        polls=lambda: dispatch.consumer.last_poll,
+    )
+
+

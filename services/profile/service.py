@@ -1,0 +1,25 @@
+"""Builds the profile service: the consumer of `events` and `history`, and the routes of `/v1/profiles`."""
+
+from __future__ import annotations
+
+from services.profile.api import router
+from services.profile.handlers import Handler
+from shared.consumer import Consumer
+from shared.events import EVENTS, HISTORY
+from shared.service import Context, Service
+
+GROUP = SCHEMA = "profile"
+
+
+async def build(context: Context) -> Service:
+    """The service over the context's database and bus."""
+    handler = Handler(secret=context.secret, currency=context.settings.shop_currency)
+    consumer = Consumer(context, group=GROUP, topics=[EVENTS, HISTORY], handler=handler, schema=SCHEMA)
+    return Service(
+        name="profile",
+        routers=[router(context)],
+        loops=consumer.loops(),
+        checks={"consumer": consumer.check},
+        quiet=consumer.quiet,
+        polls=lambda: consumer.last_poll,
+    )

@@ -1,0 +1,153 @@
+"""How the management API shows things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from services.triggers.diffing import differences
+from services.triggers.editing import Saved
+from services.triggers.why import Answer
+
+
+def page(rows: Sequence[Any], limit: int, show: Callable[[Any], dict[str, Any]], cursor: Callable[[Any], Any]) -> dict[str, Any]:
+    """A list with the cursor of its next page; `rows` holds one more than `limit` if there is one."""
+    shown = rows[:limit]
+    return {"items": [show(row) for row in shown], "next": cursor(shown[-1]) if len(rows) > limit else None}
+
+
+def saved(one: Saved) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "name": one.name,
+        "version": one.version,
+        "state": one.state,
+        "valid_from": one.valid_from,
+        "result": one.result,
+        "differences": one.differences,
+    }
+
+
+def rule(row: Any) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "kind": row["kind"],
+        "title": row["document"].get("title", ""),
+        "state": row["state"],
+        "version": row["version"],
+        "newest_version": row["newest"],
+        "valid_from": row["valid_from"],
+        "author": row["author"],
+        "made_at": row["made_at"],
+        "document": row["document"],
+    }
+
+
+def versions(rows: Sequence[Any], changes: Sequence[Any], limit: int) -> dict[str, Any]:
+    """Versions, newest first, each with what it changed in the one before and since when it was in force."""
+    items = []
+    for index, row in enumerate(rows[:limit]):
+        before = rows[index + 1]["document"] if index + 1 < len(rows) else None
+        items.append(
+            {
+                "version": row["version"],
+                "author": row["author"],
+                "made_at": row["made_at"],
+                "differences": differences(before, row["document"]) if before is not None else [],
+                "document": row["document"],
+                "states": [
+                    {"state": change["state"], "valid_from": change["valid_from"], "author": change["author"]}
+                    for change in changes
+                    if change["version"] == row["version"]
+                ],
+            }
+        )
+    return {"items": items, "next": items[-1]["version"] if len(rows) > limit else None}
+
+
+def run(row: Any) -> dict[str, Any]:
+    state = row["state"]
+    return {
+        "id": row["id"],
+        "rule": row["rule"],
+        "rule_name": row["rule_name"],
+        "version": row["version"],
+        "number": row["number"],
+        "ghost": row["ghost"],
+        "entered_at": row["entered_at"],
+        "event": state.get("event"),
+        "path": state.get("path", []),
+        "due": state.get("due"),
+        "ended_at": row["ended_at"],
+        "ended_as": row["ended_as"],
+        "ended_why": state.get("ended_why"),
+        "goal_at": row["goal_at"],
+        "closes_at": state.get("closes_at"),
+        "revenue": money(row["revenue"]),
+    }
+
+
+def decision(row: Any) -> dict[str, Any]:
+    return {
+        "seq": row["seq"],
+        "at": row["at"],
+        "made_at": row["made_at"],
+        "rule": row["rule"],
+        "rule_name": row["rule_name"],
+        "version": row["version"],
+        "run": row["run"],
+        "run_before": row["run_before"],
+        "run_after": row["run_after"],
+        "what": row["what"],
+        "why": row["why"],
+        "cause": row["cause"],
+        "profile": row["profile"],
+        "seen": row["seen"],
+        "effects": row["effects"],
+    }
+
+
+def answer(one: Answer) -> dict[str, Any]:
+    return {
+        "entered": one.entered,
+        "code": one.code,
+        "why": one.why,
+        "asked_at": one.asked_at,
+        "run": one.run,
+        "event": one.event,
+        "seen": one.seen,
+    }
+
+
+def report(row: Any, figures: Sequence[Any], failed: int) -> dict[str, Any]:
+    """Figures of both arms; `goal_rate` and `revenue` count runs whose goal window has closed or reached its goal."""
+    arms = {("held_out" if one["ghost"] else "treated"): _arm(one) for one in figures}
+    empty = {"entered": 0, "inside": 0, "goals": 0, "revenue": 0.0, "closed": 0, "goal_rate": None, "ended": {}}
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "entered": sum(arm["entered"] for arm in arms.values()),
+        "failed": failed,
+        "treated": arms.get("treated", empty),
+        "held_out": arms.get("held_out", empty),
+    }
+
+
+def _arm(one: Any) -> dict[str, Any]:
+    entered = one["entered"]
+    return {
+        "entered": entered,
+        "inside": one["inside"],
+        "goals": one["goals"],
+        "revenue": money(one["revenue"]),
+        "closed": one["closed"],
+        "goal_rate": round(one["goals"] / entered, 4) if entered else None,
+        "ended": one["ended"],
+    }
+
+
+def money(value: Any) -> float | None:
+    """A number with two decimals at most."""
+    return None if value is None else float(round(Decimal(value), 2))

@@ -1,0 +1,316 @@
+"""The two readings of conditions agree: SQL over the base finds whom Python finds, person by person."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+
+from shared import cdp
+from shared.conditions import Moment, compile_sql, evaluate, needs, parse
+from shared.conditions.registry import kinds
+from shared.db import Tx, connect
+from tests.support import databases
+from tests.support.people_rows import LONG_AGO, People, SomeEvent, SomeNode, T, node_id
+
+SHOP = ZoneInfo("Europe/Moscow")
+MOMENT = Moment(
+    at=T, entered_at=None, zone=SHOP, holidays=frozenset({date(2024, 6, 16)}), suppressed=frozenset({node_id(1)})
+)
+
+# ── people ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+TEXTS = ["Kazan", "KAZAN", "kaz", "Straße", "STRASSE", "Ёлка", "ёлка", "\u212aazan", "", "true", "12", "12.50", "012"]
+DATES = ["2024-06-01", "2024-06-01T10:00:00Z", "2024-06-02T00:30:00+03:00", "2024-99-01", "20240601"]
+SCALARS = st.sampled_from([*TEXTS, *DATES, 0, 1, 12, 12.5, -3, 1500, True, False])
+VALUES = st.one_of(
+    SCALARS,
+    st.none(),
+    st.lists(SCALARS, max_size=3),
+    st.fixed_dictionaries({"city": SCALARS}),
+    st.just([{"city": "Kazan"}]),
+)
+# On the edge of a window, just inside, just outside; a few beyond the moment.
+LAGS = st.builds(
+    lambda duration, micros: duration + timedelta(microseconds=micros),
+    st.sampled_from(
+        [timedelta(hours=h) for h in (0, 1, 20, 24 * 7, 24 * 10, 24 * 17, 24 * 30, 24 * 60, 24 * 180, 24 * 200)]
+    ),
+    st.sampled_from([-1, 0, 1, 60_000_000]),
+)
+BACKLOG = st.sampled_from([timedelta(0), timedelta(microseconds=1), timedelta(hours=2), timedelta(days=20)])
+PRODUCT_IDS = st.sampled_from(["p1", "P1", "p2", "12"])
+CATEGORIES = st.sampled_from(["vinyl", "Vinyl", "Ёлки", "cd", 12, None])
+
+
+def some(required: dict[str, Any], optional: dict[str, Any] | None = None) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(required, optional=optional or {})
+
+
+LINES = st.lists(
+    some(
+        {"product_id": PRODUCT_IDS},
+        {"quantity": st.sampled_from([0, 1, 2, 3.5]), "price": st.sampled_from([0, 100, 99.9]), "category": CATEGORIES},
+    ),
+    min_size=1,
+    max_size=3,
+)
+ORDER_IDS = st.sampled_from(["o1", "o2", "o3", "o4", "o5", "o6"])
+TOTALS = st.sampled_from([0, 10, 99.99, 1500, "3000", 3000.01])
+CHANNEL_TOPICS = some(
+    {"channel": st.sampled_from(["email", "sms"])},
+    {"topics": st.sampled_from([["marketing"], ["news"], ["marketing", "news"]])},
+)
+ORDERS = some({"order_id": ORDER_IDS}, {"total": TOTALS, "products": LINES, "coupon": VALUES})
+CONTENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "Order Completed": ORDERS,
+    "Order Updated": ORDERS,
+    "Order Cancelled": some({"order_id": ORDER_IDS}),
+    "Order Refunded": some(
+        {"order_id": ORDER_IDS},
+        {"total": TOTALS, "products": LINES, "refund_id": st.sampled_from(["r1", "r2"])},
+    ),
+    "Product Viewed": some({}, {"product_id": VALUES, "price": VALUES, "coupon": VALUES}),
+    "Product Added": some({"product_id": PRODUCT_IDS}, {"price": st.sampled_from([100, 1500]), "category": CATEGORIES}),
+    "Product Removed": some({"product_id": PRODUCT_IDS}),
+    "Cart Viewed": some({"products": LINES}),
+    "Email Opened": some({}, {"bot": st.sampled_from([True, False, "true", None])}),
+    "Subscription Requested": CHANNEL_TOPICS,
+    "Consent Granted": CHANNEL_TOPICS,
+    "Subscription Confirmed": CHANNEL_TOPICS,
+    "Unsubscribed": CHANNEL_TOPICS,
+    "Email Complained": some({}),
+}
+TRAITS = some(
+    {},
+    {"city": VALUES, "year": VALUES, "timezone": st.sampled_from(["Asia/Vladivostok", "UTC", "Mars/Phobos", None, 5])},
+)
+
+
+@st.composite
+def event_of(draw: st.DrawFn, nodes: int) -> SomeEvent:
+    name = draw(st.sampled_from([*CONTENTS, "Order Completed", "Order Completed", "Identify", "Identify"]))
+    occurred_at = T - draw(LAGS)
+    return SomeEvent(
+        node=draw(st.integers(0, nodes - 1)),
+        name=name,
+        occurred_at=occurred_at,
+        learned_at=occurred_at + draw(BACKLOG),
+        properties=draw(CONTENTS[name]) if name in CONTENTS else {},
+        traits=draw(TRAITS) if name == "Identify" else {},
+        trust=3
+        if name in ("Subscription Confirmed", "Email Complained")
+        else draw(st.sampled_from([2, 2, 2, 0, 1, 3])),
+        history=draw(st.booleans()),
+    )
+
+
+@st.composite
+def people(draw: st.DrawFn) -> People:
+    """Nodes that may change hands around the moment, and what they did."""
+    nodes = []
+    for _ in range(draw(st.integers(1, 5))):
+        moves = [(LONG_AGO, draw(st.integers(0, 3)))]
+        if draw(st.integers(0, 3)) == 0:
+            moves.append((T + draw(st.sampled_from([timedelta(0), timedelta(days=-9), timedelta(days=9)])), 4))
+        times = st.sampled_from([None, T - timedelta(days=1), T, T + timedelta(days=1)])
+        kind = draw(st.sampled_from(["email", "phone", "user_id"]))
+        nodes.append(SomeNode(kind, moves, asserted_at=draw(times), confirmed_at=draw(times)))
+    return People(nodes, draw(st.lists(event_of(len(nodes)), max_size=12)))
+
+
+# ── conditions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+NUMBERS = st.sampled_from([0, 1, 2, 12, 12.5, 1500, 3000.01])
+ORDERED = st.one_of(NUMBERS, st.sampled_from(["2024-06-01", "2024-06-01T10:00:00Z"]))
+DURATIONS = st.sampled_from(["1h", "7d", "10d", "30d", "60d", "180d", "200d"])
+COUNTS = st.integers(0, 3)
+
+
+def between(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(values, min_size=2, max_size=2).map(sorted)
+
+
+def operators(single: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """One operator, sometimes two."""
+    one = st.one_of([value.map(lambda v, n=name: {n: v}) for name, value in single.items()])
+    return st.one_of(one, one, st.tuples(one, one).map(lambda two: {**two[0], **two[1]}))
+
+
+COMPARISONS = operators(
+    {
+        **dict.fromkeys(("eq", "ne", "contains", "prefix"), SCALARS),
+        **dict.fromkeys(("gt", "gte", "lt", "lte"), ORDERED),
+        "in": st.lists(SCALARS, min_size=1, max_size=3),
+        "between": between(NUMBERS),
+        "exists": st.booleans(),
+    }
+)
+FIGURES = operators({**dict.fromkeys(("eq", "ne", "gt", "gte", "lt", "lte"), NUMBERS), "between": between(NUMBERS)})
+AGES = operators(dict.fromkeys(("gt", "gte", "lt", "lte"), DURATIONS))
+WHERES = st.dictionaries(
+    st.sampled_from(["coupon", "total", "product_id", "price", "products.category", "coupon.city"]),
+    COMPARISONS,
+    min_size=1,
+    max_size=2,
+)
+EVENT_NAMES = st.sampled_from(
+    ["Order Completed", "Order Completed", "Product Viewed", "Product Added", "Nobody Does This"]
+)
+LEAVES: dict[str, st.SearchStrategy[Any]] = {
+    "trait": st.dictionaries(
+        st.sampled_from(["city", "city", "year", "city.city", "none"]), COMPARISONS, min_size=1, max_size=2
+    ),
+    "cart": st.one_of(
+        some({"not_empty": st.booleans()}),
+        some({"total": FIGURES}),
+        some({"has": st.dictionaries(st.sampled_from(["category", "price"]), COMPARISONS, min_size=1, max_size=1)}),
+    ),
+    "orders": st.one_of(
+        some({"count": FIGURES}),
+        some({"total": FIGURES}),
+        some({"average": FIGURES}),
+        some({"last": st.one_of(some({"before": DURATIONS}), some({"within": DURATIONS}))}),
+    ),
+    "days_since_order": operators({n: st.sampled_from([0, 7, 10, 30, 180]) for n in ("eq", "gt", "gte", "lt", "lte")}),
+    "later_than_own_rhythm": st.booleans(),
+    "did": some(
+        {"event": EVENT_NAMES},
+        {
+            "at_least": st.integers(0, 2),
+            "at_most": st.integers(2, 3),
+            "within": DURATIONS,
+            "where": WHERES,
+            "same": st.sampled_from(["product_id", "product_id", "coupon.city"]),
+        },
+    ),
+    "did_not": some({"event": EVENT_NAMES}, {"within": DURATIONS, "where": WHERES}),
+    "bought": some(
+        {},
+        {
+            "category": COMPARISONS,
+            "product_id": COMPARISONS,
+            "price": COMPARISONS,
+            "quantity": COMPARISONS,
+            "within": DURATIONS,
+            "at_least": st.integers(1, 3),
+        },
+    ).filter(bool),
+    "consent": st.dictionaries(
+        st.sampled_from(["email", "sms"]),
+        st.one_of(
+            st.sampled_from(["requested", "granted", "confirmed", "withdrawn", "complained"]),
+            some({"is": st.sampled_from(["confirmed", "withdrawn"]), "topic": st.just("news")}),
+        ),
+        min_size=1,
+    ),
+    "reachable": st.sampled_from([{"any": ["email", "sms"]}, {"all": ["email"]}, {"all": ["sms"], "any": ["email"]}]),
+    "engagement": some({"email": some({"opened": some({}, {"within": DURATIONS, "at_least": st.integers(1, 2)})})}),
+    "age_in_base": AGES,
+    "local_time": st.sampled_from([["14:00", "16:00"], ["21:00", "09:00"], ["22:00", "23:00"]]).map(
+        lambda b: {"between": b}
+    ),
+    "holiday": st.booleans(),
+}
+
+
+def leaf(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.sampled_from(names).flatmap(lambda name: LEAVES[name].map(lambda parameters: {name: parameters}))
+
+
+CONDITIONS = st.recursive(
+    leaf(list(LEAVES)),
+    lambda inner: st.one_of(
+        inner.map(lambda one: {"not": one}),
+        st.lists(inner, min_size=2, max_size=3).map(lambda many: {"all": many}),
+        st.lists(inner, min_size=2, max_size=3).map(lambda many: {"any": many}),
+    ),
+    max_leaves=4,
+)
+
+
+# ── the two readings ──────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture(scope="module")
+async def connection(postgres_server: Any, migrated_template: str) -> Any:
+    async with databases.cloned(postgres_server.url, migrated_template) as url:
+        tx = await connect(url, "test")
+        yield tx
+        await tx.close()
+
+
+async def by_python(tx: Tx, document: Any) -> dict[UUID, bool]:
+    """Everybody with a node at T, and whether they meet the condition."""
+    condition = parse(document)
+    members = await tx.fetch(
+        "SELECT profile, min(node::text)::uuid AS node FROM cdp.membership "
+        "WHERE from_at <= $1 AND (to_at IS NULL OR to_at > $1) GROUP BY profile",
+        T,
+    )
+    wanted = needs(condition)
+    since = None if wanted.look_back is None else T - wanted.look_back
+    questions = [
+        cdp.FactsQuestion(node=row["node"], at=T, names=wanted.names, since=since, lines=wanted.lines)
+        for row in members
+    ]
+    found = await cdp.facts(tx, questions)
+    return {
+        row["profile"]: evaluate(condition, known, MOMENT) for row, known in zip(members, found, strict=True) if known
+    }
+
+
+async def by_sql(tx: Tx, document: Any, **page: Any) -> tuple[dict[UUID, bool], bool]:
+    """Whom the statement finds, and whether it is certain of each; and whether it says to be exact."""
+    compiled = compile_sql(parse(document), MOMENT, **page)
+    rows = await tx.fetch(compiled.sql, *compiled.params)
+    assert [row["profile"] for row in rows] == sorted(row["profile"] for row in rows)
+    return {row["profile"]: row["certain"] for row in rows}, compiled.exact
+
+
+async def check(tx: Tx, document: Any) -> None:
+    truth = await by_python(tx, document)
+    found, exact = await by_sql(tx, document)
+    assert {profile for profile, holds in truth.items() if holds} <= set(found), f"SQL overlooks somebody: {document}"
+    wrong = {profile for profile, certain in found.items() if certain and not truth[profile]}
+    assert not wrong, f"SQL is certain of somebody who does not meet it: {document}"
+    if exact:
+        assert all(found.values())
+    uncertain = sum(not certain for certain in found.values())
+    event(f"{'uncertain' if uncertain else 'certain'}")
+
+
+async def in_people(tx: Tx, base: People, *documents: Any) -> None:
+    transaction = tx.transaction()
+    await transaction.start()
+    try:
+        await base.write(tx)
+        for document in documents:
+            await check(tx, document)
+    finally:
+        await transaction.rollback()
+
+
+QUIETLY = settings(
+    max_examples=250, phases=[Phase.generate], deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("kind", sorted(LEAVES))
+@QUIETLY
+@given(data=st.data())
+async def test_sql_finds_whom_python_finds(kind: str, connection: Any, data: st.DataObject) -> None:
+    base = data.draw(people())
+    documents = data.draw(st.lists(leaf([kind]), min_size=4, max_size=8))
+    await in_people(connection, base, *documents, *({"not": document} for document in documents))
+
+
+@settings(QUIETLY, max_examples=600)
+@given(base=people(), documents=st.lists(CONDITIONS, min_size=3, max_size=6))
+async def test_joined_conditions_find_whom_python_finds(connection: Any, base: People, documents: list[Any]) -> None:
+    await in_people(connection, base, *documents)
+
+
+def test_every_kind_is_among_those_compared() -> None:
+    assert sorted(LEAVES) == sorted(kinds())
