@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.dispatch.templates import check
-from shared.durations import parse_duration
+from shared.durations import format_duration, parse_duration
 from shared.errors import ConfigurationError
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -71,9 +71,7 @@ class OfferDocument(BaseModel):
     @pydantic.field_validator("valid")
     @classmethod
     def _a_duration(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_duration(value)
-        return value
+        return None if value is None else format_duration(parse_duration(value))
 
 
 def read_templates(directory: Path) -> Iterator[TemplateDocument]:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from services.dispatch import public
+from services.dispatch.api import routers
 from services.dispatch.channels import registry
 from services.dispatch.channels.base import Adapter, World
 from services.dispatch.claiming import Claimer
@@ -149,7 +150,10 @@ async def build(context: Context, folders: Sequence[Path] = ()) -> Service:
     await dispatch.prepare()
     return Service(
         name="dispatch",
-        routers=[public.router(context, dispatch.signer, dispatch.subscriptions)],
+        routers=[
+            public.router(context, dispatch.signer, dispatch.subscriptions),
+            *routers(context, dispatch.adapter_types, dispatch.signer, dispatch.shop, dispatch.subscriptions),
+        ],
         loops=dispatch.loops(),
         checks={"consumer": dispatch.consumer.check, "open": dispatch.check_open},
         quiet=dispatch.quiet,

@@ -207,7 +207,7 @@ class Person:
             return []
         stimulus, kind = self._stimulus(item, run)
         if isinstance(stimulus, engine.StepDue):
-            if run.due != item.due:
+            if run.due is None or run.due > item.due:  # later is well: it was held while its rule was paused
                 if run.id not in self._changes.runs:
                     self._changes.handled.append(key)
                 return []  # overtaken by what came before it in this claim: its row follows the run

@@ -45,11 +45,8 @@ class Item(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def order(self) -> tuple[Any, ...]:
         """One order per person: time, events before timers, rule, run."""
-        return order_of(self.due, self.kind, self.rule, self.run, self.id)
-
-
-def order_of(due: datetime, kind: int, rule: UUID | None, run: UUID | None, id: UUID = NOBODY) -> tuple[Any, ...]:
-    return (due, kind >= ItemKind.IDLE, rule or NOBODY, run or NOBODY, kind, id)
+        later = self.kind >= ItemKind.IDLE
+        return (self.due, later, self.rule or NOBODY, self.run or NOBODY, self.kind, self.id, self.node)
 
 
 # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import ssl
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -28,6 +30,7 @@ from shared.clock import pause
 from shared.errors import ConfigurationError
 
 REQUEST_TIMEOUT_SECONDS = 10.0
+QUIET_SECONDS = 10.0  # between two log lines of one kind
 MAX_RECORD_BYTES = 4 << 20  # key, value and headers together
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _TOPIC_CONFIG = {
@@ -36,6 +39,26 @@ _TOPIC_CONFIG = {
     "unclean.leader.election.enable": "false",
     "cleanup.policy": "delete",
 }
+
+
+class _NowAndThen(logging.Filter):
+    """aiokafka logs each failed connection, some hundred a second while a broker is away: one line of a kind is enough.
+    The failures themselves reach us as exceptions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if time.monotonic() - self._last.get(str(record.msg), -QUIET_SECONDS) < QUIET_SECONDS:
+            return False
+        self._last[str(record.msg)] = time.monotonic()
+        return True
+
+
+_now_and_then = _NowAndThen()
+for _name in ("aiokafka", "aiokafka.conn", "aiokafka.cluster", "aiokafka.producer.sender"):
+    logging.getLogger(_name).addFilter(_now_and_then)
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ class _Session:
     async def _abort(self, reason: BaseException) -> None:
         """`stop` alone would first deliver what is queued, and wait for it for ever while no broker answers."""
         log.info("bus.producer_ended", reason=repr(reason))
-        sender = self._producer._sender.sender_task
+        sender, queued = self._producer._sender.sender_task, self._producer._message_accumulator
         for lane in self._lanes.values():
             lane.cancel()
         sender.cancel()  # it takes up nothing more, but waits for its requests …
@@ -222,7 +222,8 @@ class _Session:
         while not sender.done():
             await asyncio.wait([sender], timeout=0.05)
             sender.cancel()
-        self._producer._message_accumulator.fail_all(kafka_errors.ProducerClosed())
+        queued._batches.clear()
+        queued._pending_batches.clear()
         await self._producer.stop()
 
 

@@ -55,6 +55,7 @@ class Visitor:
                         "topics": ["marketing"],
                         "form": "checkout",
                         "text_version": "1",
+                        "page": "http://shop.example/checkout",
                         "at": "2026-01-01T10:00:00Z",
                         "ip": "192.0.2.1",
                     },

@@ -161,6 +161,9 @@ class Deployment:
         first.start()
         try:
             await first.ready()
+            await until(
+                (self.folder / "data" / "credentials.json").exists, what="the first start wrote its credentials"
+            )
             rules = self.folder / "rules"
             (rules / "templates").mkdir(parents=True)
             for template in (ROOT / "rules" / "templates").glob("cart-reminder.*"):

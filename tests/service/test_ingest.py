@@ -502,7 +502,7 @@ async def test_without_the_database_events_are_answered_503_and_afterwards_200(o
             except httpx.TransportError:
                 return False  # this process started the server itself and let an idle connection time out meanwhile
 
-        await until(works, limit=20, what="events are taken again")
+        await until(works, limit=60, what="events are taken again")
         assert {event.message_id for event in await dripline.events()} == {"1", "2"}
 
 

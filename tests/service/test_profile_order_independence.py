@@ -39,8 +39,14 @@ IDS = {
 PRODUCTS = ["p-1", "p-2", "p-3"]
 
 
+# A browser that two people use, seen again and again: whose it is hangs on which observation was first.
+SHARED = {"anonymous_id": ["a-1"], "user_id": ["u-1", "u-2"]}
+
+
 @st.composite
 def some_ids(draw: st.DrawFn, trust: str) -> dict[str, str]:
+    if trust != "public" and draw(st.booleans()):
+        return {kind: draw(st.sampled_from(values)) for kind, values in SHARED.items()}
     kinds = draw(st.lists(st.sampled_from(sorted(IDS)), min_size=1, max_size=3, unique=True))
     if trust == "public" and draw(st.booleans()):
         kinds.append("anonymous_id")

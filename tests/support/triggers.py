@@ -57,6 +57,8 @@ class Shop:
         self._number = 0
         self.messages: list[MessageRecord] = []
         self.emitted: list[Event] = []
+        # Called with every event that a rule publishes, instead of applying it.
+        self.on_emit: Callable[[Event], None] | None = None
 
     # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def rule(self, **fields: Any) -> Saved:
@@ -163,7 +165,10 @@ class Shop:
         self.messages += [decode_message_record(record.value) for record in outgoing if record.topic == MESSAGES]
         own = [record for record in outgoing if record.topic == EVENTS]
         self.emitted += [decode_event(record.value) for record in own]
-        if own:
+        if own and self.on_emit is not None:
+            for record in own:
+                self.on_emit(decode_event(record.value))
+        elif own:
             await self.read(await self.apply(own))
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +198,7 @@ class Shop:
 
 
 @asynccontextmanager
-async def open_shop(database_url: str, start: datetime = T0, on_profile: Callable[[Context], None] | None = None) -> AsyncIterator[Shop]:
+async def open_shop(database_url: str, start: datetime = T0) -> AsyncIterator[Shop]:
     """A shop at 10:00 UTC of a Monday in March; its clock goes where the test sets it."""
     clock = VirtualClock(start)
     async with (

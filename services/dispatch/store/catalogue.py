@@ -286,3 +286,22 @@ async def refresh_mean_order(tx: Tx, now: datetime) -> bool:
         )
         or False
     )
+
+
+async def read_suppression(tx: Tx, identity: UUID) -> asyncpg.Record:
+    return await tx.fetchrow(
+        'SELECT id, node, channel, kind, value, why, "by", at FROM dispatch.suppression WHERE id = $1', identity
+    )
+
+
+async def set_held(tx: Tx, held: bool) -> None:
+    """The state of the deployment after a restore: dispatch decides and sends nothing while it is held."""
+    await tx.execute("UPDATE platform.deployment SET state = $1", "held" if held else "open")
+
+
+async def any_channel_configured(tx: Tx, inbox_adapters: Sequence[str]) -> bool:
+    """Whether somebody named an adapter that is none of these for any channel."""
+    return await tx.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM dispatch.channel WHERE adapter IS NOT NULL AND adapter <> ALL($1::text[]))",
+        list(inbox_adapters),
+    )

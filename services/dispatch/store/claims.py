@@ -194,8 +194,8 @@ async def _write_messages(tx: Tx, stored: Sequence[Stored], now: datetime) -> No
             state = d.state, reason_code = d.code, reason = d.reason, due_at = coalesce(d.until, m.due_at),
             purpose = d.purpose, template_version = d.template_version, channel = d.channel, adapter = d.adapter,
             address = d.address, address_node = d.node, subject = d.subject, body = d.body, html = d.html, urls = d.urls,
-            cost = d.cost, units = d.units, topic = d.topic, decisions = m.decisions + 1, updated_at = $19,
-            chosen_at = CASE WHEN d.state = 'claimed' THEN $19 END,
+            cost = d.cost, units = d.units, topic = d.topic, decisions = m.decisions + 1, updated_at = $19::timestamptz,
+            chosen_at = CASE WHEN d.state = 'claimed' THEN $19::timestamptz END,
             claim = CASE WHEN d.state = 'claimed' THEN m.claim END,
             lease_until = CASE WHEN d.state = 'claimed' THEN clock_timestamp() + make_interval(secs => $20) END
         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::int[], $8::text[],

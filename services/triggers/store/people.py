@@ -78,8 +78,11 @@ async def write_runs(tx: Tx, new: Sequence[Run], changed: Sequence[tuple[Run, in
             """
             INSERT INTO triggers.run (node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at,
                                       revenue, open, state)
-            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::int[], $6::bool[], $7::text[],
-                $8::timestamptz[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::jsonb[])
+            SELECT node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at, revenue, open,
+                state::jsonb
+            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::int[], $6::bool[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::text[])
+                AS n(node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at, revenue, open, state)
             ON CONFLICT DO NOTHING RETURNING 1
             """,
             *_columns(new, revenue),
@@ -90,9 +93,9 @@ async def write_runs(tx: Tx, new: Sequence[Run], changed: Sequence[tuple[Run, in
         updated = await tx.fetch(
             """
             UPDATE triggers.run r SET number = u.number, ended_at = u.ended_at, ended_as = u.ended_as, goal_at = u.goal_at,
-                revenue = u.revenue, open = u.open, state = u.state
+                revenue = u.revenue, open = u.open, state = u.state::jsonb
             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::int[], $6::bool[], $7::text[], $8::timestamptz[],
-                $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::jsonb[], $15::int[])
+                $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::text[], $15::int[])
                 AS u(node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at, revenue, open,
                      state, before)
             WHERE r.node = u.node AND r.id = u.id AND r.number = u.before RETURNING 1
@@ -123,7 +126,7 @@ def _columns(runs: Sequence[Run], revenue: dict[UUID, str]) -> list[list[Any]]:
         [run.goal_at for run in runs],
         [revenue.get(run.id) for run in runs],
         [run.open for run in runs],
-        list(runs),
+        [_json(run) for run in runs],
     ]
 
 
@@ -152,11 +155,13 @@ async def write_decisions(tx: Tx, rows: Sequence[DecisionRow]) -> None:
     """Writes decisions in their order; `seq` is taken now, under the locks of all their people."""
     if not rows:
         return
-    # A list within an array parameter would be taken for another dimension: lists travel as text.
+    # A list within an array parameter would be taken for another dimension, and the codec of jsonb writes decimals as
+    # numbers: these travel as text.
     as_text = {
         "nodes": lambda nodes: "{" + ",".join(map(str, nodes)) + "}",
         "seen": _json,
         "effects": _json,
+        "after": lambda run: None if run is None else _json(run),
     }
     columns = [
         [as_text.get(name, _same)(getattr(row, name)) for row in rows] for name in DecisionRow.__struct_fields__
@@ -166,11 +171,11 @@ async def write_decisions(tx: Tx, rows: Sequence[DecisionRow]) -> None:
         INSERT INTO triggers.decision (node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile,
                                        nodes, seen, effects, after, seq)
         SELECT node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile,
-               nodes::uuid[], seen::jsonb, effects::jsonb, after, nextval('triggers.decision_seq')
+               nodes::uuid[], seen::jsonb, effects::jsonb, after::jsonb, nextval('triggers.decision_seq')
         FROM (
             SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[], $5::int[], $6::uuid[], $7::int[],
                 $8::int[], $9::text[], $10::text[], $11::jsonb[], $12::uuid[], $13::text[], $14::text[], $15::text[],
-                $16::jsonb[]) WITH ORDINALITY
+                $16::text[]) WITH ORDINALITY
                 AS d(node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile, nodes, seen,
                      effects, after, place)
             ORDER BY place OFFSET 0

@@ -1,0 +1,138 @@
+"""Every decision can be derived again from what is stored, and everybody can be told why, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from services.triggers.derive import derive
+from services.triggers.why import Answer, Question, why_not
+from tests.service.test_triggers_cart import CART
+from tests.service.test_triggers_rules import CHURN, OPT_IN, requests
+from tests.support.engine import at
+from tests.support.triggers import MARKETER, Shop, open_shop
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    async with open_shop(database_url) as shop:
+        yield shop
+
+
+async def derived(shop: Shop) -> tuple[int, list[str]]:
+    count, found = await derive(shop.triggers.database, shop.world, at(days=-10), at(days=400))
+    return count, [str(one) for one in found]
+
+
+async def a_busy_week(shop: Shop) -> None:
+    """Carts, orders, merges, requests, edits and pauses of a handful of people."""
+    await shop.rule(**CART | {"holdout": "50%"})
+    await shop.rule(**CHURN | {"enter": {"schedule": "0 9 * * *", "among": {"days_since_order": {"gte": 3}}}})
+    await shop.rule(**OPT_IN)
+    branches = {"wait_for": {"event": "Order Completed", "for": "1d", "then": [{"send": "thanks"}], "else": [
+        {"if": {"did": {"event": "Product Viewed", "at_least": 2, "since": "entry"}, "then": [{"send": "keen"}], "else": [{"send": "cool"}]}}]}}
+    await shop.rule(name="browse", enter={"on": "Product Viewed", "if": {"not": {"cart": {"not_empty": True}}}}, again="after 2d", steps=[branches])
+    for day in range(5):
+        for number in range(6):
+            moment = at(days=day, minutes=7 * number)
+            if (day + number) % 3 == 0:
+                await shop.adds(moment, user="", ids=[("anonymous_id", f"a-{number}")], trust="public", product=f"p-{day}")
+            await shop.post(shop.event("Product Viewed", moment + timedelta(minutes=1), f"user-{number}"))
+            if (day + number) % 4 == 1:
+                await shop.post(shop.event("Identify", moment + timedelta(minutes=2), f"user-{number}", ids=[("anonymous_id", f"a-{number}")]))
+            if (day + 2 * number) % 5 == 2:
+                await shop.buys(moment + timedelta(minutes=3), f"o-{day}-{number}", user=f"user-{number}")
+        await requests(shop, at(days=day, hours=2), f"user-{day}@example.com")
+        if day == 2:
+            await shop.editor.edit("browse", {"name": "browse", "enter": {"on": "Product Viewed"}, "again": "always", "steps": [{"wait": "2h"}, {"send": "new"}]}, MARKETER)
+        if day == 3:
+            await shop.editor.set_state("abandoned-cart", "paused", MARKETER)
+        await shop.watermark(at(days=day, hours=12))
+    await shop.editor.set_state("abandoned-cart", "active", MARKETER)
+    await shop.watermark(at(days=12))
+
+
+async def test_a_busy_week_is_derived_again_without_a_difference(shop: Shop) -> None:
+    await a_busy_week(shop)
+    count, differences = await derived(shop)
+    assert differences == []
+    whats = {row["what"] for row in await shop.fetch("SELECT DISTINCT what FROM triggers.decision")}
+    assert count > 60 and whats >= {"entered", "advanced", "finished", "goal", "outcome"}
+
+
+async def test_what_comes_to_light_later_changes_no_decision_already_made(shop: Shop) -> None:
+    await a_busy_week(shop)
+    await shop.buys(at(days=1), "imported", user="user-1", history=True)
+    await shop.adds(at(days=1), user="user-2", history=True)
+    await shop.post(shop.event("Identify", at(days=13), "user-1", ids=[("card", "c-1")]))
+    await shop.post(shop.event("Identify", at(days=13, hours=1), "user-2", ids=[("email", "later@example.com")]))
+    assert (await derived(shop))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("tampering", "field"),
+    [
+        ("UPDATE triggers.decision SET effects = '[]' WHERE seq = (SELECT min(seq) FROM triggers.decision WHERE effects <> '[]')", "effects"),
+        ("UPDATE triggers.decision SET at = at + interval '1 hour' WHERE run_before = 0 AND seq = (SELECT min(seq) FROM triggers.decision)", "run"),
+        ("DELETE FROM triggers.decision WHERE seq = (SELECT min(seq) FROM triggers.decision WHERE run_before = 1)", "run"),
+    ],
+)
+async def test_a_decision_that_was_tampered_with_is_named(shop: Shop, tampering: str, field: str) -> None:
+    await a_busy_week(shop)
+    await shop.fetch(tampering)
+    _, differences = await derived(shop)
+    assert differences and field in differences[0]
+
+
+# ── why not ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def asked(shop: Shop, rule: str, moment, user: str = "anna") -> Answer:
+    async with shop.triggers.database.transaction() as tx:
+        id = await tx.fetchval("SELECT id FROM triggers.rule WHERE name = $1", rule)
+        question = Question(rule=id, node=shop.node("user_id", user), at=moment)
+        return await why_not(tx, question, await shop.book.read(tx), shop.world)
+
+
+async def test_why_not_an_order_stopped_it_before_entry(shop: Shop) -> None:
+    await shop.rule(**CART)
+    await shop.adds(at())
+    await shop.buys(at(minutes=40), "881")
+    await shop.watermark(at(hours=2))
+    answer = await asked(shop, "abandoned-cart", at(hours=2))
+    assert (answer.entered, answer.why) == (False, "stopped before entry: Order Completed (order 881) at 2026-03-02 10:40:00 UTC")
+    assert (await asked(shop, "abandoned-cart", at(minutes=30))).code == "waiting"
+    assert (await asked(shop, "abandoned-cart", at(hours=-1))).code == "not_active"
+
+
+async def test_why_not_the_condition_was_not_met_and_what_it_saw(shop: Shop) -> None:
+    await shop.rule(**CART)
+    await shop.adds(at())
+    await shop.post(shop.event("Product Removed", at(minutes=5), properties={"product_id": "p-1", "quantity": 1}))
+    await shop.watermark(at(hours=2))
+    answer = await asked(shop, "abandoned-cart", at(hours=2))
+    assert answer.code == "condition" and "not_empty" in answer.why and answer.asked_at == at(minutes=65)
+
+
+async def test_why_not_again_and_no_event_and_entered_after_all(shop: Shop) -> None:
+    await shop.rule(**CART)
+    await shop.post(shop.event("Product Viewed", at(), "boris"))
+    await shop.adds(at())
+    await shop.watermark(at(days=3))
+    await shop.adds(at(days=3, minutes=1))
+    await shop.watermark(at(days=4))
+    assert (await asked(shop, "abandoned-cart", at(days=4))).code == "again"
+    assert (await asked(shop, "abandoned-cart", at(hours=2))).entered
+    assert (await asked(shop, "abandoned-cart", at(days=4), "boris")).code == "no_event"
+    assert (await asked(shop, "abandoned-cart", at(days=4), "nobody")).code == "nobody"
+
+
+async def test_why_not_history_and_a_schedule(shop: Shop) -> None:
+    await shop.rule(**CART)
+    await shop.rule(**CHURN)
+    await shop.adds(at(), history=True)
+    await shop.buys(at(minutes=1))
+    await shop.watermark(at(days=2))
+    assert "history starts nothing" in (await asked(shop, "abandoned-cart", at(days=2))).why
+    answer = await asked(shop, "churn", at(days=2))
+    assert answer.code == "condition" and "days_since_order" in answer.why

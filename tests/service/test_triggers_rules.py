@@ -1,0 +1,272 @@
+"""Rules in force: transactional ones at once, schedules, versions, pausing, archiving, failing, holdout."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.triggers.queue import ItemKind
+from shared.errors import Problem
+from tests.support.engine import at
+from tests.support.triggers import MARKETER, Shop, open_shop
+
+OPT_IN = {
+    "name": "double-opt-in",
+    "kind": "transactional",
+    "enter": {"on": "Subscription Requested"},
+    "stop": [{"event": "Subscription Confirmed"}],
+    "steps": [{"send": "confirm"}, {"wait": "1d"}, {"send": "confirm-again"}, {"wait": "2d"}, {"purge": {"contact": "unconfirmed"}}],
+}
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    async with open_shop(database_url) as shop:
+        yield shop
+
+
+def sent(shop: Shop) -> list[str]:
+    return [intent.template for intent in shop.intents]
+
+
+async def requests(shop: Shop, moment, address: str = "anna@example.com", user: str = "") -> None:
+    said = {"channel": "email", "address": address, "topics": ["news"], "form": "footer"}
+    ids = [("anonymous_id", "a-1"), ("email", address)]
+    await shop.post(shop.event("Subscription Requested", moment, user, trust="public", ids=ids, properties=said))
+
+
+# ── transactional ─────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_a_transactional_rule_answers_at_once_and_does_not_wait_for_the_watermark(shop: Shop) -> None:
+    await shop.rule(**OPT_IN)
+    await requests(shop, at())
+    assert sent(shop) == ["confirm"]
+    (intent,) = shop.intents
+    assert intent.addressed is not None
+    assert (intent.addressed.address, intent.addressed.form) == ("anna@example.com", "footer")
+    assert intent.addressed.node == shop.node("email", "anna@example.com")
+
+
+async def test_its_reminder_waits_for_the_watermark_and_a_contact_never_confirmed_is_purged(shop: Shop) -> None:
+    await shop.rule(**OPT_IN)
+    await requests(shop, at())
+    await shop.watermark(at(days=1))
+    assert sent(shop) == ["confirm", "confirm-again"]
+    async with shop.triggers.database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM triggers.item") == 1
+    purged: list[str] = []
+    shop.on_emit = lambda event: purged.append(event.name)
+    await shop.watermark(at(days=3))
+    assert [event.name for event in shop.emitted] == purged == ["Contact Purged"]
+    assert shop.emitted[0].properties["address"] == "anna@example.com"
+
+
+async def test_a_request_repeated_while_it_is_open_sends_no_second_mail_but_another_address_gets_its_own(shop: Shop) -> None:
+    await shop.rule(**OPT_IN)
+    await requests(shop, at())
+    await requests(shop, at(minutes=5))
+    assert sent(shop) == ["confirm"]
+    await requests(shop, at(minutes=6), "anna@work.example")
+    assert [intent.addressed.address for intent in shop.intents] == ["anna@example.com", "anna@work.example"]
+
+
+async def test_two_records_of_one_person_in_one_batch_are_taken_in_their_order(shop: Shop) -> None:
+    await shop.rule(kind="transactional", name="receipt", enter={"on": "Order Completed"}, stop=[{"event": "Order Cancelled"}],
+                    steps=[{"wait": "1h"}, {"send": "receipt"}])
+    order = shop.event("Order Completed", at(), properties={"order_id": "o-1", "total": "10"})
+    cancelled = shop.event("Order Cancelled", at(seconds=1), properties={"order_id": "o-1"})
+    await shop.post(order, cancelled)
+    (run,) = await shop.runs()
+    assert run["ended_as"] == "stopped"
+    assert await shop.items() == []
+
+
+# ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+CHURN = {
+    "name": "churn",
+    "enter": {"schedule": "0 9 * * *", "among": {"days_since_order": {"gte": 30}}},  # 09:00 Moscow is 06:00 UTC
+    "again": "after 90d",
+    "steps": [{"send": "come-back"}],
+}
+
+
+async def test_a_schedule_enters_everybody_who_meets_it_once_a_moment(shop: Shop) -> None:
+    await shop.rule(**CHURN)
+    for number in range(3):
+        await shop.buys(at(days=number), f"o-{number}", user=f"user-{number}")
+    await shop.watermark(at(days=30, hours=21))  # the day after: 07:00 UTC
+    (intent,) = shop.intents
+    assert (intent.decided_at, intent.origin) == (at(days=30, hours=20), shop.node("user_id", "user-0"))
+    await shop.watermark(at(days=40))
+    assert len(shop.intents) == 3
+    runs = await shop.runs()
+    assert [run["state"]["entry_key"] for run in runs] == [run["entered_at"].isoformat() for run in runs]
+
+
+async def test_no_claim_goes_past_a_moment_that_is_not_expanded(shop: Shop) -> None:
+    await shop.rule(**CHURN | {"stop": [{"event": "Order Completed"}], "steps": [{"wait": "1h"}, {"send": "come-back"}]})
+    await shop.buys(at(), "o-0")
+    due = at(days=30, hours=20)
+    await shop.buys(at(days=30, hours=20, minutes=1), "o-1")
+    await shop.watermark(at(days=31, hours=1), work=False)
+    await shop.worker.claim()
+    assert await shop.runs() == []
+    assert [item["due"] for item in await shop.items(ItemKind.EVENT)] == [at(days=30, hours=20, minutes=1)]
+    await shop.work()
+    (run,) = await shop.runs()
+    assert (run["entered_at"], run["ended_as"], run["ended_at"]) == (due, "stopped", at(days=30, hours=20, minutes=1))
+
+
+async def test_an_edited_calendar_counts_from_its_version_on(shop: Shop) -> None:
+    await shop.rule(**CHURN)
+    await shop.buys(at(), "o-0")
+    shop.clock.set(at(days=29))
+    await shop.editor.edit("churn", CHURN | {"enter": CHURN["enter"] | {"schedule": "0 12 * * *"}}, MARKETER)
+    await shop.watermark(at(days=31))
+    assert [intent.decided_at for intent in shop.intents] == [at(days=30, hours=23)]
+
+
+async def test_a_condition_that_sql_cannot_decide_is_judged_over_the_facts(shop: Shop) -> None:
+    await shop.rule(**CHURN | {"enter": {"schedule": "0 9 * * *", "among": {"cart": {"not_empty": True}}}})
+    await shop.adds(at(), "with-cart")
+    await shop.adds(at(minutes=1), "emptied")
+    await shop.post(shop.event("Product Removed", at(minutes=2), "emptied", properties={"product_id": "p-1", "quantity": 1}))
+    await shop.watermark(at(days=1))
+    assert [intent.origin for intent in shop.intents] == [shop.node("user_id", "with-cart")]
+
+
+# ── versions and states ───────────────────────────────────────────────────────────────────────────────────────────────
+WAITING = {"steps": [{"send": "first"}, {"wait": "1d"}, {"send": "second"}]}
+
+
+async def test_people_inside_finish_by_their_version_and_others_enter_by_the_new_one(shop: Shop) -> None:
+    saved = await shop.rule(**WAITING)
+    await shop.post(shop.event("Product Viewed", at()))
+    await shop.watermark(at(minutes=1))
+    shop.clock.set(at(minutes=2))
+    edited = await shop.editor.edit(saved.name, {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"send": "new"}]}, MARKETER)
+    assert (edited.version, edited.state, edited.result) == (2, "active", "changed")
+    await shop.post(shop.event("Product Viewed", at(minutes=3), "boris"))
+    await shop.watermark(at(days=2))
+    assert sent(shop) == ["first", "new", "second"]
+    assert [intent.rule_version for intent in shop.intents] == [1, 2, 1]
+
+
+async def test_on_edit_stop_ends_the_runs_of_the_versions_before(shop: Shop) -> None:
+    await shop.rule(**WAITING)
+    await shop.post(shop.event("Product Viewed", at()))
+    await shop.watermark(at(minutes=1))
+    shop.clock.set(at(minutes=2))
+    document = {"name": "a-rule", "enter": {"on": "Product Viewed"}, "on_edit": "stop", "steps": [{"send": "new"}]}
+    await shop.editor.edit("a-rule", document, MARKETER)
+    await shop.watermark(at(minutes=3))
+    (run,) = await shop.runs()
+    assert run["ended_as"] == "edited"
+    assert len(shop.cancelled) == 1 and await shop.items() == []
+
+
+async def test_a_paused_rule_lets_nobody_in_and_its_timers_stand_still_until_it_goes_on(shop: Shop) -> None:
+    await shop.rule(**WAITING, stop=[{"event": "Order Completed"}])
+    for user in ("anna", "boris"):
+        await shop.post(shop.event("Product Viewed", at(), user))
+    await shop.watermark(at(minutes=1))
+    shop.clock.set(at(hours=1))
+    await shop.editor.set_state("a-rule", "paused", MARKETER)
+    await shop.post(shop.event("Product Viewed", at(hours=2), "vera"))
+    await shop.watermark(at(days=2))
+    assert sent(shop) == ["first", "first"]
+    await shop.buys(at(days=2, hours=1), user="boris")
+    await shop.watermark(at(days=2, hours=2))
+    shop.clock.set(at(days=3))
+    await shop.editor.set_state("a-rule", "active", MARKETER)
+    await shop.watermark(at(days=3, minutes=1))
+    assert [(intent.template, intent.decided_at) for intent in shop.intents][2:] == [("second", at(days=3, minutes=1))]
+    assert sorted(run["ended_as"] for run in await shop.runs()) == ["finished", "stopped"]
+
+
+async def test_an_archived_rule_ends_its_runs(shop: Shop) -> None:
+    await shop.rule(**WAITING)
+    await shop.post(shop.event("Product Viewed", at()))
+    await shop.watermark(at(minutes=1))
+    shop.clock.set(at(hours=1))
+    await shop.editor.set_state("a-rule", "archived", MARKETER)
+    await shop.watermark(at(hours=2))
+    assert [run["ended_as"] for run in await shop.runs()] == ["archived"]
+
+
+async def test_an_edit_without_ids_keeps_the_ids_of_the_steps(shop: Shop) -> None:
+    saved = await shop.rule(steps=[{"send": "a", "id": "hello"}, {"wait": "1d"}])
+    edited = await shop.editor.edit(
+        str(saved.id), {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"wait": "2d"}, {"send": "a"}]}, MARKETER
+    )
+    assert edited.differences == [
+        {"at": "#/steps/wait/wait", "before": "1d", "after": "2d"},
+        {"at": "#/steps", "before": ["hello", "wait"], "after": ["wait", "hello"]},
+    ]
+    (same,) = await shop.editor.apply([{"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"wait": "2d"}, {"send": "a"}]}], MARKETER, activate=True)
+    assert (same.result, same.version) == ("unchanged", 2)
+
+
+async def test_a_rule_keeps_its_kind_and_names_are_taken_once(shop: Shop) -> None:
+    await shop.rule()
+    with pytest.raises(Problem) as error:
+        await shop.rule()
+    assert error.value.status == 409
+    with pytest.raises(Problem) as error:
+        await shop.editor.edit("a-rule", {"name": "a-rule", "kind": "transactional", "enter": {"on": "X"}, "steps": [{"send": "x"}]}, MARKETER)
+    assert error.value.errors[0]["pointer"] == "#/kind"
+
+
+async def test_a_change_is_valid_two_seconds_after_its_transaction_and_is_answered_then(shop: Shop) -> None:
+    shop.clock.release()
+    before = shop.clock.now()
+    saved = await shop.rule()
+    assert 2 <= (saved.valid_from - before).total_seconds() < 3
+    assert shop.clock.now() >= saved.valid_from
+
+
+# ── failing, holdout, hops ────────────────────────────────────────────────────────────────────────────────────────────
+async def test_a_rule_that_fails_stops_for_that_person_and_the_others_go_on(shop: Shop) -> None:
+    await shop.rule(steps=[{"wait": "1h"}, {"wait": {"until": {"trait": "renewal", "days": 3650}}}, {"send": "x"}])
+    for user, renewal in (("anna", "9999-06-01"), ("boris", "2016-03-04")):
+        await shop.post(shop.event("Identify", at(), user, traits={"renewal": renewal}))
+        await shop.post(shop.event("Product Viewed", at(minutes=1), user))
+    await shop.watermark(at(days=10))
+    assert [intent.origin for intent in shop.intents] == [shop.node("user_id", "boris")]
+    ended = {run["node"]: (run["ended_as"], run["state"].get("ended_why")) for run in await shop.runs()}
+    how, why = ended[shop.node("user_id", "anna")]
+    assert how == "failed" and "OverflowError" in why
+    assert ended[shop.node("user_id", "boris")][0] == "finished"
+
+
+async def test_what_fails_outside_its_rule_is_put_aside_and_the_others_go_on(shop: Shop) -> None:
+    await shop.rule()
+    for user in ("anna", "boris"):
+        await shop.post(shop.event("Product Viewed", at(), user))
+    async with shop.triggers.database.connection() as connection:
+        await connection.execute(
+            "UPDATE triggers.item SET payload = '{\"event\": 5}' WHERE node = $1", shop.node("user_id", "anna")
+        )
+    await shop.watermark(at(minutes=1))
+    assert [intent.origin for intent in shop.intents] == [shop.node("user_id", "boris")]
+    (item,) = await shop.items()
+    assert item["held"] and "ValidationError" in item["payload"]["put_aside"]
+
+
+async def test_ghosts_go_the_whole_way(shop: Shop) -> None:
+    await shop.rule(holdout="100%", goal={"event": "Order Completed", "within": "1d"})
+    await shop.post(shop.event("Product Viewed", at()))
+    await shop.buys(at(hours=1))
+    await shop.watermark(at(days=2))
+    assert [intent.ghost for intent in shop.intents] == [True]
+    assert [(outcome.ghost, outcome.goal_at, outcome.revenue) for outcome in shop.outcomes] == [(True, at(hours=1), 1500)]
+
+
+async def test_an_emitted_event_starts_other_rules_and_a_ring_of_rules_ends_after_five_hops(shop: Shop) -> None:
+    steps = [{"emit": {"event": "Ping"}}]
+    await shop.rule(name="start", steps=steps)
+    await shop.rule(name="ring", enter={"on": "Ping"}, again="always", steps=steps)
+    await shop.post(shop.event("Product Viewed", at()))
+    for minute in range(1, 10):
+        await shop.watermark(at(minutes=minute))
+    assert [event.hops for event in shop.emitted] == [1, 2, 3, 4, 5]
