@@ -148,6 +148,36 @@ def keys(
 
 
 @app.command()
+def env(data: Data = None) -> None:
+    """Print URL and keys of the first start as shell variables: eval "$(dripline env)"."""
+    import shlex
+
+    from services.first_start import read_credentials
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        try:
+            known = read_credentials(settings.credentials_file)
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"There is no {settings.credentials_file}; `dripline up` writes it at its first start."
+            ) from None
+    for name in ("url", "site_write_key", "server_write_key", "api_key"):
+        print(f"export DRIPLINE_{name.upper()}={shlex.quote(str(known[name] or ''))}")
+
+
+@app.command()
+def bench(names: Annotated[list[str] | None, typer.Argument(help="ingest, profiles, latency, idle; default: all.")] = None) -> None:
+    """Measure and print; asserts nothing about time. Needs a checkout."""
+    try:
+        from tests.bench.__main__ import main as run_benches
+    except ModuleNotFoundError:
+        say(Console(stderr=True), "[red]The benchmarks are part of the repository; run `make bench` in a checkout.[/red]")
+        raise typer.Exit(1) from None
+    run_benches(list(names or []))
+
+
+@app.command()
 def audit(
     data: Data = None,
     derive: Annotated[bool, typer.Option("--derive", help="Also compute every decision again and compare.")] = False,

@@ -4,6 +4,7 @@ of its own. Losing the connection loses wake-ups, never records: every waiter ha
 from __future__ import annotations
 
 import asyncio
+import time
 
 import asyncpg
 
@@ -14,6 +15,8 @@ from shared.service import Loop
 from shared.wake import CHANNEL, Wake
 
 INTERVAL = 0.01  # seconds between two NOTIFYs
+LOOK_AROUND = 1.0  # seconds between two looks for other processes
+OTHERS = "SELECT EXISTS (SELECT 1 FROM platform.member WHERE member <> $1 AND expires_at > clock_timestamp())"
 
 
 class Notifier:
@@ -27,12 +30,17 @@ class Notifier:
         return {"notify": self._send, "listen": self._hear}
 
     async def _send(self) -> None:
+        """Sends only while there is another process to hear it; one that has just come looks by itself at first."""
         connection = await db.connect(self._url, f"{self._member}/notify")
         self._own_pids = {connection.get_server_pid()}
+        heard, asked = True, -LOOK_AROUND
         try:
             while True:
                 names = await self._wake.outgoing()
-                await connection.execute("SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name", CHANNEL, names)
+                if time.monotonic() - asked > LOOK_AROUND:
+                    heard, asked = await connection.fetchval(OTHERS, self._member), time.monotonic()
+                if heard:
+                    await connection.execute("SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name", CHANNEL, names)
                 await pause(INTERVAL)
         finally:
             connection.terminate()

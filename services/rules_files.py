@@ -31,13 +31,19 @@ def server_and_key(url: str | None, key: str | None, data: Path) -> tuple[str, s
     return url or str(known["url"]), key or str(known["api_key"])
 
 
+def templates_home(directory: Path) -> Path | None:
+    """The folder whose `templates/` these rules use: their own, or the one above (`rules/examples` uses those of `rules`)."""
+    folder = directory if directory.is_dir() else directory.parent
+    return next((place for place in (folder, folder.absolute().parent) if (place / "templates").is_dir()), None)
+
+
 def apply_directory(
     directory: Path, url: str | None, key: str | None, data: Path, *, activate: bool, console: Console
 ) -> None:
     """Sends templates and offers first (rules name them), then the rules. Prints a line for each."""
     url, key = server_and_key(url, key, data)
-    if directory.is_dir():
-        for line in apply_templates(directory, url, key):
+    if (home := templates_home(directory)) is not None:
+        for line in apply_templates(home, url, key):
             console.print(line, highlight=False)
     for line in apply_rules(directory, url, key, activate=activate):
         console.print(line, highlight=False)

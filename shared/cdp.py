@@ -22,7 +22,7 @@ import msgspec
 from shared.cdp_rows import RowsOfPeople, read_rows
 from shared.db import Tx
 from shared.erasure import digest
-from shared.facts.cart import CartState
+from shared.facts.cart import CartFold
 from shared.facts.consent import fold_consent
 from shared.facts.model import EventFact, Facts, Order, Refund
 from shared.facts.orders import take_back_alone
@@ -165,7 +165,7 @@ def state_of(rows: RowsOfPeople, nodes: Iterable[UUID], at: datetime) -> State:
     folded = [rows.order(key) for key in sorted(rows.keys)]
     return State(
         traits=fold_traits(rows.traits),
-        cart=CartState.of(rows.cart, at)[0],
+        cart=CartFold.of(rows.cart, at).state(at),
         orders=[one.order for one in folded if one.order is not None and one.order.node in own],
         refunds=[refund for one in folded for refund in one.refunds if refund.node in own],
         consents=fold_consent(rows.consents, {node.id: node.value for node in rows.nodes}),

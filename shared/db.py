@@ -62,6 +62,11 @@ async def connect(url: str, member: str, *, role: str | None = None, **changes: 
     return connection
 
 
+async def _keep(_connection: Tx) -> None:
+    """Instead of asyncpg's reset at every return, a round trip each: nothing here changes a session's state (settings and
+    locks are local to transactions)."""
+
+
 class Database:
     """A pool. `async with db.transaction() as tx:` gives an asyncpg connection in a READ COMMITTED transaction."""
 
@@ -78,6 +83,7 @@ class Database:
             max_size=size,
             server_settings=session_settings(member, role),
             init=_prepare,
+            reset=_keep,
             timeout=10,
             command_timeout=60,
             max_inactive_connection_lifetime=300,

@@ -52,6 +52,7 @@ class Surroundings:
 
     settings: Settings
     adapters: dict[str, type[Adapter]]
+    consents: dict[str, str]
     namespace: UUID
     secret: bytes
     bits: RandomBits
@@ -263,7 +264,7 @@ def _channel(
     return Channel(
         name=row.name,
         adapter=adapter.name,
-        consent=row.name,
+        consent=world.consents.get(row.name, row.name),
         unit_cost=row.unit_cost,
         figures=Figures(row.reach, row.act, row.lost),
         enabled=row.enabled,
@@ -277,19 +278,20 @@ def _addresses(
     channel: str, kind: str, one: Due, known: Facts | None, people: _People, world: Surroundings
 ) -> list[Address]:
     """The person's addresses on the channel; of a subscription's run only the one it is about."""
+    consent = world.consents.get(channel, channel)
     if one.intent.addressed is not None:
         node = addressed_node(one, world.namespace)
         asked = people.addressed.get(node) if node else None
         if node is None or asked is None or channel != one.intent.addressed.channel:
             return []
-        return [_address(node, asked.status, None, channel, people)]
+        return [_address(node, asked.status, None, channel, consent, people)]
     found = [address for address in (known.addresses if known else []) if address.kind == kind]
-    return [_address(address.node, address.status, address.last_seen, channel, people) for address in found]
+    return [_address(address.node, address.status, address.last_seen, channel, consent, people) for address in found]
 
 
-def _address(node: UUID, status: str, last_seen: datetime | None, channel: str, people: _People) -> Address:
+def _address(node: UUID, status: str, last_seen: datetime | None, channel: str, consent: str, people: _People) -> Address:
     suppression = people.suppressions.get((node, "*")) or people.suppressions.get((node, channel))
-    rows = [row for row in people.consents.get(node, []) if row.channel == channel]
+    rows = [row for row in people.consents.get(node, []) if row.channel == consent]
     return Address(node=node, status=status, last_seen=last_seen, consents=rows, suppression=suppression)
 
 

@@ -39,8 +39,9 @@ MOST_REPEATS = 3
 class Sender:
     """Calls providers for what is chosen. Exchanges in progress are bounded for each adapter."""
 
-    def __init__(self, context: Context, adapters: Mapping[str, Adapter], prefixes: Mapping[str, str]) -> None:
-        self._context, self._adapters, self._prefixes = context, adapters, prefixes
+    def __init__(self, context: Context, adapters: Mapping[str, Adapter], prefixes: Mapping[str, str], consents: Mapping[str, str]) -> None:
+        """:param prefixes: how events of a channel begin; :param consents: its name in the consent ledgers"""
+        self._context, self._adapters, self._prefixes, self._consents = context, adapters, prefixes, consents
         self._calling: dict[str, int] = dict.fromkeys(adapters, 0)
         self._answers: list[tuple[Chosen, int, Result]] = []
         self._answered = asyncio.Event()
@@ -85,7 +86,7 @@ class Sender:
                 return 0
             now = self._context.clock.now()
             await claims.lock(tx, {("address", one.address_node) for one in chosen})
-            forbidden = await _forbidden(tx, chosen)
+            forbidden = await _forbidden(tx, chosen, self._consents)
             going = [one for one in chosen if one.id not in {message for message, _, _ in forbidden}]
             if forbidden:
                 await calls.withhold(tx, forbidden, now)
@@ -279,7 +280,7 @@ def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatabl
     return Answered(**common, outcome="unknown", state="unknown", reason_code="unknown", reason=result.detail)
 
 
-async def _forbidden(tx: Tx, chosen: Sequence[Chosen]) -> list[tuple[UUID, str, str]]:
+async def _forbidden(tx: Tx, chosen: Sequence[Chosen], channels: Mapping[str, str]) -> list[tuple[UUID, str, str]]:
     """Consent, suppression and kill switches once more, under the addresses' locks: (message, code, reason)."""
     nodes = [one.address_node for one in chosen]
     consents = await read_consents(tx, nodes)
@@ -288,7 +289,7 @@ async def _forbidden(tx: Tx, chosen: Sequence[Chosen]) -> list[tuple[UUID, str, 
     found: list[tuple[UUID, str, str]] = []
     for one in chosen:
         suppression = suppressions.get((one.address_node, "*")) or suppressions.get((one.address_node, one.channel))
-        state = standing(consents.get(one.address_node, []), one.channel, one.topic)
+        state = standing(consents.get(one.address_node, []), channels.get(one.channel, one.channel), one.topic)
         if (switch := next((s for s in switches if _switches_off(s, one)), None)) is not None:
             what = switch.name or "everything"
             found.append((one.id, "switched-off", f"somebody switched off {what} just before the call"))

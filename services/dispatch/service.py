@@ -50,14 +50,15 @@ class Dispatch:
         self.defaults = registry.defaults(kinds)
         self.prefixes = {channel: defaults.event for channel, defaults in self.defaults.items()}
         self.kinds = {adapter.channel: adapter.address_kind for adapter in kinds.values()}
+        consents = registry.consents(kinds)
         self.signer = Signer(context.secret, context.settings.origin)
         self.shop = shop_of(context.settings)
         surroundings = Surroundings(
-            context.settings, dict(kinds), context.node_namespace, context.secret, context.bits
+            context.settings, dict(kinds), consents, context.node_namespace, context.secret, context.bits
         )
         self.claimer = Claimer(context, surroundings, self.signer, self.shop)
-        self.sender = Sender(context, self.adapters, self.prefixes)
-        self.subscriptions = Subscriptions(context, self.kinds, self.prefixes)
+        self.sender = Sender(context, self.adapters, self.prefixes, consents)
+        self.subscriptions = Subscriptions(context, self.kinds, self.prefixes, consents)
         self.consumer = Consumer(context, group=GROUP, topics=[MESSAGES], handler=handle, schema=SCHEMA)
 
     async def prepare(self) -> None:

@@ -45,10 +45,13 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class Subscriptions:
-    """Acts of people on their own subscriptions. `kinds`, `prefixes`: kind of address and name of events, by channel."""
+    """Acts of people on their own subscriptions. By channel: `kinds` of address, `prefixes` of events, and its name in the
+    consent ledgers (`consents`)."""
 
-    def __init__(self, context: Context, kinds: Mapping[str, str], prefixes: Mapping[str, str]) -> None:
-        self._context, self._kinds, self._prefixes = context, kinds, prefixes
+    def __init__(
+        self, context: Context, kinds: Mapping[str, str], prefixes: Mapping[str, str], consents: Mapping[str, str]
+    ) -> None:
+        self._context, self._kinds, self._prefixes, self._consents = context, kinds, prefixes, consents
 
     async def look(self, message: UUID) -> Subscription | None:
         """The state behind a link; None if nobody knows the message any more."""
@@ -57,8 +60,9 @@ class Subscriptions:
             if sent is None:
                 return None
             rows = (await read_consents(tx, [sent.address_node])).get(sent.address_node, [])
-        topics = [topic for topic in topics_of(rows, sent.channel) if standing(rows, sent.channel, topic).may_write]
-        if not topics and standing(rows, sent.channel, sent.topic).may_write:
+        channel = self._consents.get(sent.channel, sent.channel)
+        topics = [topic for topic in topics_of(rows, channel) if standing(rows, channel, topic).may_write]
+        if not topics and standing(rows, channel, sent.topic).may_write:
             topics = [sent.topic]
         return Subscription(sent, topics, not topics)
 
@@ -75,16 +79,17 @@ class Subscriptions:
                 return None
             await claims.lock(tx, [("address", sent.address_node)])
             rows = (await read_consents(tx, [sent.address_node])).get(sent.address_node, [])
-            new = [topic for topic in wanted if not _is_out(rows, sent.channel, topic)]
+            channel = self._consents.get(sent.channel, sent.channel)
+            new = [topic for topic in wanted if not _is_out(rows, channel, topic)]
             published = False
             if new:
-                key = f"{sent.address_node}/{sent.channel}/unsubscribed/{uuid7(now, self._context.bits)}"
+                key = f"{sent.address_node}/{channel}/unsubscribed/{uuid7(now, self._context.bits)}"
                 event = self._event("Unsubscribed", key, sent, now, topics=new, by=by, message_id=str(sent.id))
                 await ledgers.add_consents(
                     tx,
                     id=event.id,
                     node=sent.address_node,
-                    channel=sent.channel,
+                    channel=channel,
                     topics=new,
                     state="withdrawn",
                     origin=event.origin,
@@ -125,9 +130,9 @@ class Subscriptions:
                 return None
             await claims.lock(tx, [("address", sent.address_node)])
             rows = (await read_consents(tx, [sent.address_node])).get(sent.address_node, [])
-            asked = sent.addressed
+            asked, channel = sent.addressed, self._consents.get(sent.channel, sent.channel)
             topics = list(asked.get("topics") or [DEFAULT_TOPIC])
-            if any(standing(rows, sent.channel, topic).complained for topic in topics):
+            if any(standing(rows, channel, topic).complained for topic in topics):
                 return "complained", sent
             # One request is confirmed once: the mail, its reminder, and whoever presses again.
             request = UUID(asked["request"]) if asked.get("request") else derived_id("request", sent.run)
@@ -149,7 +154,7 @@ class Subscriptions:
                 tx,
                 id=event.id,
                 node=sent.address_node,
-                channel=sent.channel,
+                channel=channel,
                 topics=topics,
                 state="confirmed",
                 origin=event.origin,
@@ -168,7 +173,7 @@ class Subscriptions:
         """An event about the address itself: its origin is the address's node, which it names."""
         kind = self._kinds.get(sent.channel, "email")
         identifier = Identifier(kind=kind, value=sent.address, node=sent.address_node, strong=True)
-        said = {"channel": sent.channel, "address": sent.address, **properties}
+        said = {"channel": self._consents.get(sent.channel, sent.channel), "address": sent.address, **properties}
         return internal_event(
             name, key=key, origin=sent.address_node, at=at, ids=[identifier], properties=said, hops=sent.hops + 1
         )

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from services.profile.books import ConsentBook, OrderBook
 from services.profile.identity import Link, Pair, rank_of
+from services.profile.ids import new_id
 from services.profile.intake import Incoming
 from services.profile.knowledge import Knowledge, needed_rows
 from services.profile.people import KnownNode, Person, Placed, World
@@ -16,7 +17,6 @@ from shared.bus.base import Outgoing
 from shared.db import Tx
 from shared.facts.cart import LIFETIME
 from shared.identifiers import Identifier
-from shared.ids import derived_id
 
 # Growing ends when the whole base is locked; long before that something is wrong.
 MOST_ATTEMPTS = 20
@@ -40,14 +40,11 @@ class Concerned:
         """The nodes that nobody has met, sorted, with the columns that they will probably have in the end."""
         made: dict[UUID, KnownNode] = {}
         for one in self.batch:
-            named = {one.origin, *(it.node for it in one.event.ids)}
-            if one.found.address is not None:
-                named.add(one.found.address)
-            new = [self._probable(node, one) for node in named if node not in known and node not in made]
+            new = [self._probable(node, one) for node in one.nodes if node not in known and node not in made]
             if not new:
                 continue
-            if len(new) == len(named):
-                profile = derived_id("profile", min(new, key=rank_of).id, one.base.isoformat())
+            if len(new) == len(one.nodes):
+                profile = new_id("profile", min(new, key=rank_of).id, one.base)
                 for node in new:
                     node.profile = profile
             made.update((node.id, node) for node in new)
@@ -83,11 +80,9 @@ class Concerned:
                     (changed if nodes[node].over_limit else joined).add(node)
             if (address := one.confirmed) is not None and address in nodes and nodes[address].confirmed_at is None:
                 (changed if nodes[address].over_limit else joined).add(address)
-            for it in event.ids:
-                if it.node in nodes and nodes[it.node].first_seen > event.occurred_at:
-                    changed.add(it.node)
-            if one.origin in nodes and nodes[one.origin].first_seen > event.occurred_at:
-                changed.add(one.origin)
+            for node in one.nodes:
+                if (it := nodes.get(node)) is not None and it.first_seen > event.occurred_at:
+                    changed.add(node)
         return joined, changed
 
 

@@ -64,32 +64,30 @@ class Handler:
             else:
                 first[one.event.id] = one
         seen = await locking.see(
-            tx, [(event, bytes.fromhex(first[event].event.hash), first[event].event.received_at) for event in sorted(first)]
+            tx, [(event, first[event].digest, first[event].event.received_at) for event in sorted(first)]
         )
         for one in again:
-            self._count(applied, seen.get(one.event.id) or bytes.fromhex(first[one.event.id].event.hash), one)
+            self._count(applied, seen.get(one.event.id) or first[one.event.id].digest, one)
         for event, known in seen.items():
             self._count(applied, known, first[event])
         return [one for event, one in first.items() if event not in seen]
 
     @staticmethod
     def _count(applied: Applied, known: bytes, one: Incoming) -> None:
-        if known == bytes.fromhex(one.event.hash):
+        if known == one.digest:
             applied.repeated += 1
         else:
             applied.conflicting += 1
 
     async def _not_erased(self, tx: Tx, incoming: list[Incoming], applied: Applied) -> list[Incoming]:
         """Drops what occurred before somebody it names was erased, and our own events about somebody who is gone."""
-        nodes = identifiers_of(incoming)
-        gone = await erased(tx, self._secret, nodes) if nodes else {}
+        gone = await erased(tx, self._secret, {node for one in incoming for node in one.nodes})
         if not gone:
             return incoming
         kept = []
         for one in incoming:
-            named = {one.origin, *(it.node for it in one.event.ids)}
             nameless = not one.event.ids and one.origin in gone
-            if nameless or any(node in gone and one.event.occurred_at <= gone[node] for node in named):
+            if nameless or any(node in gone and one.event.occurred_at <= gone[node] for node in one.nodes):
                 applied.erased += 1
             else:
                 kept.append(one)

@@ -6,7 +6,6 @@ id, everything else links weakly. Events of our own observe nobody and link noth
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -14,24 +13,50 @@ from uuid import UUID
 import msgspec
 
 from services.profile.identity import ALIAS, SECRET, SIGNED, WEAK, Pair, pair_of
+from services.profile.ids import ClientUUID
 from shared.bus.base import Record
 from shared.errors import Permanent
-from shared.events import TRUST_RANK, Event, decode_event, encode
+from shared.events import TRUST_RANK, Event, encode
 from shared.facts.extract import CONFIRMED, PURGED, Extracted, address_node_of, extract
 from shared.identifiers import Identifier
 
 NUL = b"\\u0000"
 MOST_IDS = 100
+DIGEST = 32
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """`Identifier`, decoded with the database client's UUIDs: these are hashed and compared in C."""
+
+    kind: str
+    value: str
+    node: ClientUUID
+    strong: bool = False
+
+
+class _Decoded(Event):
+    """`Event`, decoded in the same way."""
+
+    id: ClientUUID
+    source: ClientUUID
+    origin: ClientUUID
+    ids: list[_Named]  # type: ignore[assignment]  # the same fields
+
+
+_decode = msgspec.json.Decoder(_Decoded, dec_hook=lambda kind, text: kind(text)).decode
 
 
 class Incoming(msgspec.Struct, eq=False):
     """One event on its way into the store.
 
-    `base`: the earliest moment at which it may count as learned. `value`: its JSON. `links`: pairs and strengths; `vouched`:
+    `nodes`: all that it names, its origin first. `base`: the earliest moment at which it may count as learned. `value`: its
+    JSON; `digest`: its hash. `links`: pairs and strengths; `vouched`:
     nodes that its source vouches for; `confirmed`: the address whose button was pressed; `purges`: the address to be purged.
     """
 
     event: Event
+    origin: UUID
+    nodes: list[UUID]
     number: int
     value: bytes
     base: datetime
@@ -39,34 +64,36 @@ class Incoming(msgspec.Struct, eq=False):
     found: Extracted
     links: list[tuple[Pair, int]] = []
     vouched: list[UUID] = []
+    digest: bytes = b""
     confirmed: UUID | None = None
     purges: UUID | None = None
-
-    @property
-    def origin(self) -> UUID:
-        return self.event.origin
 
 
 def read(record: Record, now: datetime, currency: str) -> Incoming:
     """Decodes and extracts. Raises Permanent with what is wrong with the record."""
     value = record.value
     try:
-        event = decode_event(value)
+        event = _decode(value)
+        digest = bytes.fromhex(event.hash)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, ValueError) as problem:
         raise Permanent(f"not an event: {problem}") from problem
+    if len(digest) != DIGEST:
+        raise Permanent("/hash is not a SHA-256", "/hash")
     if NUL in value:
         _refuse_nul(event)
     if event.received_at > now or event.occurred_at > event.received_at:
         event.received_at = min(event.received_at, now)
         event.occurred_at = min(event.occurred_at, event.received_at)
         value = encode(event)
-    if len(event.hash) != 64 or not all(digit in string.hexdigits for digit in event.hash):
-        raise Permanent("/hash is not a SHA-256 in hex", "/hash")
     if len(event.ids) > MOST_IDS:
         raise Permanent(f"/ids has {len(event.ids)} identifiers, at most {MOST_IDS} are allowed", "/ids")
     trust = TRUST_RANK[event.trust]
     found = extract(event, event.received_at, currency)
-    incoming = Incoming(event, record.number, value, event.received_at, trust, found)
+    origin = event.origin
+    nodes = [origin, *(one.node for one in event.ids if one.node != origin)]
+    if found.address is not None and found.address not in nodes:
+        nodes.append(found.address)
+    incoming = Incoming(event, origin, nodes, record.number, value, event.received_at, trust, found, digest=digest)
     if trust == TRUST_RANK["internal"]:
         _read_own(incoming)
     else:
@@ -114,8 +141,8 @@ def identifiers_of(batch: Sequence[Incoming]) -> dict[UUID, Identifier]:
         for one in incoming.event.ids:
             named[one.node] = one
     for incoming in batch:
-        for node in (incoming.origin, incoming.found.address):
-            if node is not None and node not in named:
+        for node in incoming.nodes:
+            if node not in named:
                 named[node] = Identifier("claimed", f"node:{node}", node)
     return named
 

@@ -76,7 +76,7 @@ class Knowledge:
 
     def _take_cart(self, placed: Placed, op: CartOp) -> None:
         facts = self.facts(placed.profile)
-        if facts.is_late(op):
+        if facts.cart.is_late(op):
             rows = [self._rows[node] for node in placed.nodes if node in self._rows]
             facts.refold_cart([old for row in rows for old in row.cart] + [op], placed.learned_at)
         else:
@@ -209,7 +209,7 @@ def needed_rows(
 
     def last_of(profile: UUID) -> tuple[datetime, UUID] | None:
         if profile not in last:
-            last[profile] = PersonFacts(states.get(profile)).last_op
+            last[profile] = PersonFacts(states.get(profile)).cart.last
         return last[profile]
 
     for one in placed:

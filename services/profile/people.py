@@ -14,10 +14,10 @@ import msgspec
 
 from services.profile.books import OrderBook
 from services.profile.identity import Group, Link, Node, Pair, assign, heirs, partition
+from services.profile.ids import new_id
 from services.profile.intake import Incoming
 from shared.clock import MICROSECOND
 from shared.identifiers import Identifier
-from shared.ids import derived_id
 
 
 class KnownNode(Node):
@@ -117,6 +117,8 @@ class World:
     # ── one event ──────────────────────────────────────────────────────────────────────────────────────────────────
     def place(self, incoming: Incoming) -> Placed:
         """Takes in one event: its nodes, links and vouchings."""
+        if self._changes_nobody(incoming):
+            return self._place_simply(incoming)
         fresh = self._meet(incoming)
         renewed, older = self._look_at_nodes(incoming)
         ends = self._link(incoming)
@@ -133,15 +135,39 @@ class World:
             regrouping = self._regroup(groups, components, scope, learned_at)
         return self._placed(incoming, learned_at, touched, [*fresh, *renewed], regrouping)
 
+    def _changes_nobody(self, incoming: Incoming) -> bool:
+        """Whether everything that the event says of nodes and links is known: what most events are like."""
+        found, occurred_at, nodes = incoming.found, incoming.event.occurred_at, self.nodes
+        if found.report is not None or found.refund is not None or found.address is not None or incoming.confirmed is not None:
+            return False
+        for node in incoming.nodes:
+            there = nodes.get(node)
+            if there is None or there.first_seen > occurred_at:
+                return False
+        for node in incoming.vouched:
+            if nodes[node].asserted_at is None:
+                return False
+        for key in incoming.links:
+            known = self.links.get(key)
+            if known is None or known.link.first_observed > occurred_at:
+                return False
+            if known.link.first_observed == occurred_at and known.link.id > incoming.event.id:
+                return False
+        return True
+
+    def _place_simply(self, incoming: Incoming) -> Placed:
+        person = self.people[self._profile_of(incoming.origin)]
+        at = person.last + MICROSECOND
+        if incoming.base > at:
+            at = incoming.base
+        person.last = at
+        return Placed(incoming, at, person.id, person.nodes, person.first_seen, [person.id], [], None)
+
     def _meet(self, incoming: Incoming) -> list[UUID]:
         """Makes the nodes that nobody has met; returns them."""
-        named = [incoming.origin, *(one.node for one in incoming.event.ids)]
-        if incoming.found.address is not None:
-            named.append(incoming.found.address)
         fresh = []
-        for node in named:
-            there = self.nodes.get(node)
-            if there is None:
+        for node in incoming.nodes:
+            if node not in self.nodes:
                 one = self._identifiers[node]
                 self.nodes[node] = KnownNode(
                     id=node, kind=one.kind, value=one.value, first_seen=incoming.event.occurred_at
@@ -151,7 +177,7 @@ class World:
 
     def _look_at_nodes(self, incoming: Incoming) -> tuple[list[UUID], list[UUID]]:
         """The nodes vouched for or confirmed for the first time, and those that prove to be older than known."""
-        renewed, older, occurred_at = [], [], incoming.event.occurred_at
+        renewed, occurred_at = [], incoming.event.occurred_at
         for node in incoming.vouched:
             if self.nodes[node].asserted_at is None:
                 self.nodes[node].vouched = True
@@ -159,11 +185,7 @@ class World:
         if incoming.confirmed is not None and self.nodes[incoming.confirmed].confirmed_at is None:
             self.nodes[incoming.confirmed].vouched = True
             renewed.append(incoming.confirmed)
-        for one in incoming.event.ids:
-            if self.nodes[one.node].first_seen > occurred_at:
-                older.append(one.node)
-        if self.nodes[incoming.origin].first_seen > occurred_at and incoming.origin not in older:
-            older.append(incoming.origin)
+        older = [node for node in incoming.nodes if self.nodes[node].first_seen > occurred_at]
         return renewed, older
 
     def _link(self, incoming: Incoming) -> list[UUID]:
@@ -243,7 +265,7 @@ class World:
         moved = [group for group in groups if group.profile is None or list(group.nodes) != before[group.profile]]
         inheriting = heirs(before, groups, scope)
         after: dict[UUID, list[UUID]] = {}
-        ids = {group: group.profile or derived_id("profile", group.strongest, at.isoformat()) for group in groups}
+        ids = {group: group.profile or new_id("profile", group.strongest, at) for group in groups}
         for group in moved:
             profile = ids[group]
             after[profile] = list(group.nodes)
@@ -298,7 +320,7 @@ class World:
             stored = sorted(person.component for person in people if person.stored)
             name = next((known for known in stored if known not in taken), None)
             if name is None:
-                name = people[0].id if not people[0].stored else derived_id("component", min(component), at.isoformat())
+                name = people[0].id if not people[0].stored else new_id("component", min(component), at)
             taken.add(name)
             for person in people:
                 if person.component != name:

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw
 
-from shared.facts.cart import CartState
+from shared.facts.cart import CartFold, CartState
 from shared.facts.model import Address, Consent, Order, Refund
 from shared.facts.orders import Folded, order_of
 from shared.facts.rows import CartOp, TraitRow
@@ -58,13 +58,14 @@ class FactsWire(msgspec.Struct, kw_only=True, omit_defaults=True):
 class PersonFacts:
     """What is known of one person. `changed`: the kept state is no longer this."""
 
-    __slots__ = ("_cart", "_cart_raw", "_cart_until", "_dirty", "_kept", "_read", "_traits_raw", "changed", "zone")
+    __slots__ = ("_cart", "_cart_at", "_cart_raw", "_cart_until", "_dirty", "_kept", "_read", "_traits_raw", "changed", "zone")
 
     def __init__(self, state: bytes | None) -> None:
         self._kept: Sections = decode_sections(state) if state else Sections()
         self._read: dict[str, Any] = {}  # sections that were decoded
         self._dirty: set[str] = set()  # of these, the ones whose bytes are not up to date
-        self._cart: CartState | None = None
+        self._cart: CartFold | None = None
+        self._cart_at: datetime | None = None
         self._cart_raw: Raw | None = None
         self._cart_until: datetime | None = None
         self._traits_raw: Raw | None = None
@@ -114,35 +115,27 @@ class PersonFacts:
 
     # ── the cart ───────────────────────────────────────────────────────────────────────────────────────────────────
     @property
-    def cart(self) -> CartState:
+    def cart(self) -> CartFold:
+        """The cart at work."""
         if self._cart is None:
-            self._cart = _cart(self._kept.cart) if self._kept.cart else CartState()
+            self._cart = CartFold(_cart(self._kept.cart) if self._kept.cart else CartState())
         return self._cart
-
-    @property
-    def last_op(self) -> tuple[datetime, UUID] | None:
-        """Time and id of the last operation on the cart."""
-        cart = self.cart
-        return None if cart.last_at is None or cart.last_id is None else (cart.last_at, cart.last_id)
-
-    def is_late(self, op: CartOp) -> bool:
-        """Whether the cart must be folded anew because of `op`."""
-        return self.cart.is_late(op)
 
     def take_cart(self, op: CartOp, at: datetime) -> None:
         """One more operation, which is not late."""
-        self._set_cart(*self.cart.after(op, at))
+        self.cart.take(op, at)
+        self._cart_changed(at)
 
     def refold_cart(self, ops: Iterable[CartOp], at: datetime) -> None:
         """All operations anew."""
-        self._set_cart(*CartState.of(ops, at))
+        self._cart = CartFold.of(ops, at)
+        self._cart_changed(at)
 
-    def _set_cart(self, state: CartState, cart: Any) -> None:
-        self._cart, self._cart_raw = state, Raw(_encode(cart))
-        self._cart_until = state.unchanged_until
+    def _cart_changed(self, at: datetime) -> None:
+        self._cart_raw, self._cart_at = None, at
         self._changed("cart")
 
-    def _cart_at(self, at: datetime) -> Raw:
+    def _shown_cart(self, at: datetime) -> Raw:
         if self._cart_raw is None or (self._cart_until is not None and at >= self._cart_until):
             if self._cart is None and not self._kept.cart:
                 self._cart_raw = ABSENT
@@ -188,8 +181,10 @@ class PersonFacts:
     def _bytes(self, name: str) -> Raw:
         """A section as it is kept."""
         if name in self._dirty:
-            value: Any = self._cart if name == "cart" else self._read[name]
-            if name == "orders":
+            value: Any = self._read.get(name)
+            if name == "cart" and self._cart is not None and self._cart_at is not None:
+                value = self._cart.state(self._cart_at)
+            elif name == "orders":
                 value.sort(key=order_of)
             elif name == "refunds":
                 value.sort(key=lambda refund: (refund.at, refund.key))
@@ -199,30 +194,27 @@ class PersonFacts:
 
     def kept(self) -> bytes:
         """The state as it is kept."""
-        return _encode(
-            Sections(
-                traits=self._bytes("traits"),
-                cart=self._bytes("cart"),
-                orders=self._bytes("orders"),
-                refunds=self._bytes("refunds"),
-                consents=self._bytes("consents"),
-                addresses=self._bytes("addresses"),
-            )
-        )
+        for name in list(self._dirty):
+            self._bytes(name)
+        return _encode(self._kept)
 
     def wire(self, profile: UUID, nodes: list[UUID], at: datetime, first_seen: datetime) -> FactsWire:
         """The facts as they are published with an event that is learned at `at`."""
+        if self._dirty - {"cart"}:
+            for name in ("orders", "refunds", "consents", "addresses"):
+                self._bytes(name)
+        kept = self._kept
         return FactsWire(
             profile=profile,
             nodes=nodes,
             last_learned_at=at,
             first_seen=first_seen,
             traits=self._plain_traits(),
-            cart=self._cart_at(at),
-            orders=self._bytes("orders"),
-            refunds=self._bytes("refunds"),
-            consents=self._bytes("consents"),
-            addresses=self._bytes("addresses"),
+            cart=self._shown_cart(at),
+            orders=kept.orders,
+            refunds=kept.refunds,
+            consents=kept.consents,
+            addresses=kept.addresses,
             zone=self.zone,
         )
 

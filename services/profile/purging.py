@@ -23,7 +23,7 @@ def parts_between_purges(batch: list[Incoming]) -> Iterator[list[Incoming]]:
     part: list[Incoming] = []
     purged: set[UUID] = set()
     for one in batch:
-        if purged and not purged.isdisjoint([one.origin, *(it.node for it in one.event.ids)]):
+        if purged and not purged.isdisjoint(one.nodes):
             yield part
             part, purged = [], set()
         part.append(one)

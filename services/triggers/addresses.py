@@ -7,13 +7,14 @@ from uuid import UUID
 
 from shared.events import Addressed
 from shared.facts.model import EventFact, Facts
+from shared.ids import derived_id
 from shared.identifiers import ADDRESS_KIND, BadIdentifier, normalise
 
 ASKING = frozenset({"Subscription Requested", "Subscription Confirmed"})
 
 
 def addressed_by(event: EventFact | None, facts: Facts, country: str) -> tuple[Addressed | None, str]:
-    """The address, form and topics of a subscription event, and its subject (empty for any other event).
+    """The address, form and topics of a subscription event, and its subject (the address's node; empty for other events).
 
     :param country: by which phone numbers without a country code are read
     """
@@ -40,7 +41,7 @@ def addressed_by(event: EventFact | None, facts: Facts, country: str) -> tuple[A
         text_version=_text(said.get("text_version")),
         page=_text(said.get("page")),
     )
-    return asked, f"{channel}:{address}"
+    return asked, str(node or derived_id("address", channel, address))
 
 
 def _text(value: Any) -> str | None:

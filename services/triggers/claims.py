@@ -146,6 +146,7 @@ async def write(tx: Tx, changes: Changes, now: datetime) -> None:
     new = [run for run, before in changes.runs.values() if before == 0]
     changed = [(run, before) for run, before in changes.runs.values() if before]
     await people.write_runs(tx, new, changed, changes.revenue)
+    await people.forget_addresses(tx, changes.purged)
     put, gone = timer_changes(changes)
     await queue.drop_items(tx, gone)
     await queue.set_items(tx, put)

@@ -15,12 +15,12 @@ from typing import Any
 from uuid import UUID
 
 from services.triggers import engine, idle
-from services.triggers.effects import summary_of
+from services.triggers.effects import CONTACT_PURGED, summary_of
 from services.triggers.queue import Item, ItemKind, goal_item_id, happened_of, step_item_id, timers_of
 from services.triggers.run import Decided, Effect, Known, Refused, Run
 from services.triggers.steps.base import Happened, Version, World
 from services.triggers.versions import Rules, concerns
-from shared.events import Outcome
+from shared.events import Event, Outcome
 from shared.facts.model import Facts
 
 Moment = tuple[UUID, datetime]
@@ -81,6 +81,8 @@ class Changes:
     handled: list[tuple[UUID, UUID]] = field(default_factory=list)
     moved: list[Item] = field(default_factory=list)
     held: list[tuple[UUID, UUID]] = field(default_factory=list)
+    # subject and the person's nodes, where an address is to be forgotten
+    purged: list[tuple[str, tuple[UUID, ...]]] = field(default_factory=list)
 
     @property
     def revenue(self) -> dict[UUID, str]:
@@ -314,7 +316,19 @@ class Person:
         cause = {**cause, "paused": True} if paused else cause
         self._note(version, at, run.number, found, whose, cause, run.origin, found.what, found.why, found.seen)
         before = {(timer.id, timer.due) for timer in timers_of(run)}
-        return [timer for timer in timers_of(found.run) if (timer.id, timer.due) not in before]
+        armed = [timer for timer in timers_of(found.run) if (timer.id, timer.due) not in before]
+        if any(isinstance(effect, Event) and effect.name == CONTACT_PURGED for effect in found.effects):
+            self._purge(found.run, at, whose)
+        return armed
+
+    def _purge(self, run: Run, at: datetime, whose: Whose) -> None:
+        """The address is to be forgotten: every other run about it ends."""
+        self._changes.purged.append((run.subject, whose.nodes))
+        others = [other for other in self._runs.values() if other.live and other.subject == run.subject and other.id != run.id]
+        for other in sorted(others, key=lambda other: (other.rule, other.id)):
+            if self._readable(other):
+                why = engine.Removed("purged", "the contact was purged")
+                self._advance(other, why, at, whose, {"kind": "purged"})
 
     def _note(
         self,

@@ -6,7 +6,7 @@ A difference means that something that was decided cannot be explained by what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -53,22 +53,40 @@ async def derive_again(
     from the environment (its zone and country decide)."""
     chosen = settings or load()
     world = World(zone=ZoneInfo(chosen.shop_timezone), country=chosen.shop_country)
-    return (await derive(database, world, since, until))[1]
+    return (await derive(database, world, since, until)).differences
 
 
-async def derive(database: Database, world: World, since: datetime, until: datetime) -> tuple[int, list[Difference]]:
-    """Derives every decision with T in [since, until) again; how many there were, and the differences.
+@dataclass
+class Derived:
+    """`count` decisions were derived again; `erased` more tell of somebody who was erased or purged since."""
+
+    count: int = 0
+    erased: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+
+async def derive(database: Database, world: World, since: datetime, until: datetime) -> Derived:
+    """Derives every decision with T in [since, until) again.
 
     Reads in transactions of its own, some hundred decisions each.
     """
-    book, place, count, found = RuleBook(), (BEGINNING, 0), 0, []
+    book, place, found = RuleBook(), (BEGINNING, 0), Derived()
     while True:
         async with database.transaction("repeatable_read") as tx:
             rows = await store.decisions_between(tx, since, until, place, BATCH)
             if not rows:
-                return count, found
-            found += await _derive(tx, rows, await book.read(tx), world)
-        place, count = (rows[-1]["at"], rows[-1]["seq"]), count + len(rows)
+                found.differences += [_gap(row) for row in await store.incomplete_runs(tx, since, until)]
+                return found
+            gone = await store.erased_nodes(tx, sorted({node for row in rows for node in row["nodes"]}))
+            kept = [row for row in rows if not row["erased"] and gone.isdisjoint(row["nodes"])]
+            if kept:
+                found.differences += await _derive(tx, kept, await book.read(tx), world)
+        place = (rows[-1]["at"], rows[-1]["seq"])
+        found.count, found.erased = found.count + len(kept), found.erased + len(rows) - len(kept)
+
+
+def _gap(row: Any) -> Difference:
+    return Difference(0, row["rule"], row["id"], row["entered_at"], "number of decisions", row["number"], row["count"])
 
 
 @dataclass
@@ -192,8 +210,8 @@ def _step(row: Any, material: _Material) -> Decided | str:
 
 
 def _stimulus(row: Any, run: Run, material: _Material) -> engine.Stimulus | None:
-    if row["what"] in ("merged",):
-        return engine.Removed("merged", row["why"])
+    if row["what"] in ("merged", "purged"):
+        return engine.Removed(row["what"], row["why"])
     removed = material.rules.removal(run.rule, run.version, row["at"]) if run.live else None
     match row["cause"]["kind"]:
         case "goal":

@@ -12,6 +12,7 @@ from shared.events import EVENTS, MESSAGES, Cancelled, Event, Intended, Outcome,
 from shared.ids import derived_id
 
 SOURCE = "/triggers"
+CONTACT_PURGED = "Contact Purged"
 
 
 def outgoing(effect: Effect) -> Outgoing:
@@ -38,6 +39,9 @@ def summary_of(effect: Effect) -> dict[str, Any]:
     """The effect as it is kept with its decision and compared when it is derived again, as JSON gives it back."""
     plain = msgspec.json.decode(msgspec.json.encode(effect))
     if isinstance(effect, Event):
-        return {"emit": {key: plain[key] for key in ("id", "name", "origin", "properties", "traits", "hops") if key in plain}}
+        told = {key: plain[key] for key in ("id", "name", "origin", "properties", "traits", "hops") if key in plain}
+        if effect.name == CONTACT_PURGED:
+            told["properties"] = {key: value for key, value in told["properties"].items() if key != "address"}
+        return {"emit": told}
     kind = plain.pop("record")
     return {kind: {key: value for key, value in plain.items() if key not in _TOLD}}

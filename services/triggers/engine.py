@@ -19,7 +19,7 @@ from services.triggers.run import Decided, Known, Refused, Run, Snapshot
 from services.triggers.steps.base import Answer, End, Happened, Here, Into, Next, Version, Wait, World
 from shared.conditions import match_holds
 from shared.durations import format_duration
-from shared.events import MAX_HOPS, Cancelled, Outcome
+from shared.events import MAX_HOPS, Outcome
 from shared.facts.model import EventFact, Facts
 from shared.ids import run_id
 
@@ -51,7 +51,7 @@ class WindowClosed:
 
 @dataclass(frozen=True)
 class Removed:
-    """It ends whatever its steps say. `how`: merged | edited | archived."""
+    """It ends whatever its steps say. `how`: merged | edited | archived | purged."""
 
     how: str
     why: str
@@ -280,20 +280,8 @@ def _end(here: Here, how: str, why: str) -> None:
     run = here.run
     run.ended_at, run.ended_as, run.ended_why = here.now, how, why or None
     run.path, run.since, run.due, run.begun = [], None, None, True
-    if how in ("finished", "stop_step"):
-        return
-    for intent in run.intents:
-        if intent.until > here.now:
-            here.effects.append(
-                Cancelled(
-                    message=intent.message,
-                    run=run.id,
-                    run_version=run.number,
-                    rule=run.rule,
-                    reason=why or how,
-                    decided_at=here.now,
-                )
-            )
+    if how not in ("finished", "stop_step"):
+        here.cancel_intents(why or how)
 
 
 def _close(here: Here) -> bool:

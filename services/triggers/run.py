@@ -12,7 +12,7 @@ import msgspec
 from shared.events import Addressed, Cancelled, Event, Intended, Outcome
 
 # How a run ends. `goal` and `stopped` by an event or condition; `finished` and `stop_step` by its steps.
-ENDS = ("goal", "stopped", "finished", "stop_step", "merged", "edited", "archived", "failed")
+ENDS = ("goal", "stopped", "finished", "stop_step", "merged", "edited", "archived", "purged", "failed")
 
 Effect = Intended | Cancelled | Outcome | Event
 
@@ -40,7 +40,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `number`: the run's version, one higher with each decision. `path`: where it stands, as step ids and branches in turn
     (`["wait-for", "then", "send-thanks"]`); empty once it has ended. `since`: the T at which that step began, `due`: when
-    its timer fires; `begun` is false while the rule is paused in front of the step. `subject`: the address a subscription is about; a person may have one live run a rule and subject.
+    its timer fires; `begun` is false while the rule is paused in front of the step. `subject`: the node of the address a subscription is about; a person may have one live run a rule and subject.
     `closes_at`: end of the goal window; `closed_at`: when its outcome was told.
     """
 
@@ -83,6 +83,13 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     def open(self) -> bool:
         """Something may still happen to it."""
         return self.live or self.watching
+
+    def forget_address(self) -> None:
+        """What the run says of the address it is about is taken out; the subject, a node's id, stays."""
+        self.addressed = None
+        if self.event is not None:
+            said = {key: value for key, value in self.event.properties.items() if key != "address"}
+            self.event = msgspec.structs.replace(self.event, properties=said)
 
     def copy(self) -> Run:
         """A copy that may be changed without changing this one."""

@@ -147,6 +147,7 @@ decision = Table(
     Column("seen", JSONB, nullable=False, comment="the values that conditions looked at"),
     Column("effects", JSONB, nullable=False),
     Column("after", JSONB, comment="the run as it was then"),
+    Column("erased", Boolean, nullable=False, server_default=text("false"), comment="what it told of a purged address is gone"),
     PrimaryKeyConstraint("node", "seq"),
     Index("decision_by_run", "run", "seq"),
     Index("decision_by_time", "at"),

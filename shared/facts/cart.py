@@ -6,7 +6,7 @@ Of a person's operations those of the last 30 days count, and of these the lates
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -44,34 +44,41 @@ def order_of(op: CartOp) -> tuple[datetime, UUID]:
 def fold_cart(ops: Iterable[CartOp], at: datetime) -> Cart:
     """The cart at `at`. `changed_at` is the time of the last operation, whether or not anything lies in it."""
     counted = in_force(ops, at)
-    return _cart(_fold(counted), counted)
+    return _Folding(counted).cart(counted[-1].at if counted else None)
 
 
-def _cart(lying: dict[str, _Lying], counted: Sequence[CartOp]) -> Cart:
-    items = [
-        CartItem(product_id=key, quantity=it.quantity, price=it.price, added_at=it.added_at, product=it.product)
-        for key, it in lying.items()
-    ]
-    total = sum((it.quantity * it.price for it in items if it.price is not None), ZERO)
-    return Cart(items=items, total=total, changed_at=counted[-1].at if counted else None)
+class _Folding:
+    """What lies in the cart after operations that are taken in one by one, in their order."""
 
+    def __init__(self, ops: Iterable[CartOp]) -> None:
+        self.lying: dict[str, _Lying] = {}
+        self._taken: dict[tuple[str, str], Decimal | None] = {}
+        self._count = 0
+        for op in ops:
+            self.take(op)
 
-def _fold(ops: Sequence[CartOp]) -> dict[str, _Lying]:
-    lying: dict[str, _Lying] = {}
-    taken: dict[tuple[str, str], Decimal | None] = {}
-    for place, op in enumerate(ops):
+    def take(self, op: CartOp) -> None:
+        """One more operation."""
+        place, self._count = self._count, self._count + 1
         if op.kind == "view":
-            lying = {}
+            self.lying = {}
         for item in op.items:
             if op.kind in ("add", "view"):
-                _put(lying, place, op, item)
+                _put(self.lying, place, op, item)
             elif op.kind == "remove":
-                _take(lying, place, item.product_id, item.quantity)
+                _take(self.lying, place, item.product_id, item.quantity)
             else:
                 key = (op.order_key or str(op.id), item.product_id)
-                if (left := _left_to_take(taken, key, item.quantity)) is None or left > 0:
-                    _take(lying, place, item.product_id, left)
-    return lying
+                if (left := _left_to_take(self._taken, key, item.quantity)) is None or left > 0:
+                    _take(self.lying, place, item.product_id, left)
+
+    def cart(self, changed_at: datetime | None) -> Cart:
+        items = [
+            CartItem(product_id=key, quantity=it.quantity, price=it.price, added_at=it.added_at, product=it.product)
+            for key, it in self.lying.items()
+        ]
+        total = sum((it.quantity * it.price for it in items if it.price is not None), ZERO)
+        return Cart(items=items, total=total, changed_at=changed_at)
 
 
 def _put(lying: dict[str, _Lying], place: int, op: CartOp, item: CartLine) -> None:
@@ -127,58 +134,82 @@ class CartState(msgspec.Struct, omit_defaults=True):
     last_id: UUID | None = None
     ops: list[tuple[int, CartOp]] = []
 
-    def is_late(self, op: CartOp) -> bool:
-        """Whether `op` does not come after everything that was folded."""
-        return self.last_at is not None and (op.at, op.id) <= (self.last_at, self.last_id)
+
+class CartFold:
+    """A cart at work: takes in operations that are not late, shows the cart, and says what to keep."""
+
+    def __init__(self, state: CartState) -> None:
+        self._count, self._last_at, self._last_id = state.count, state.last_at, state.last_id
+        self._ops = list(state.ops)
+        self._folding: _Folding | None = None
 
     @classmethod
-    def of(cls, ops: Iterable[CartOp], at: datetime) -> tuple[CartState, Cart]:
-        """The state and the cart of these operations at `at`."""
+    def of(cls, ops: Iterable[CartOp], at: datetime) -> CartFold:
+        """All operations anew, as of `at`."""
         counted = in_force(ops, at)
         if not counted:
-            return cls(), Cart()
-        last = counted[-1]
-        state = cls(len(counted), last.at, last.id, list(enumerate(counted, 1)))
-        return state._reduced(at)
+            return cls(CartState())
+        return cls(CartState(len(counted), counted[-1].at, counted[-1].id, list(enumerate(counted, 1))))
 
-    def after(self, op: CartOp, at: datetime) -> tuple[CartState, Cart]:
-        """The state and the cart at `at` after one more operation; it must not be late."""
-        count = self.count + 1
-        return CartState(count, op.at, op.id, [*self.ops, (count, op)])._reduced(at)
+    @property
+    def last(self) -> tuple[datetime, UUID] | None:
+        """Time and id of the last operation."""
+        return None if self._last_at is None or self._last_id is None else (self._last_at, self._last_id)
+
+    def is_late(self, op: CartOp) -> bool:
+        """Whether `op` does not come after everything that was folded."""
+        return self.last is not None and order_of(op) <= self.last
+
+    def take(self, op: CartOp, at: datetime) -> None:
+        """One more operation, learned at `at`; it must not be late."""
+        self._count += 1
+        self._last_at, self._last_id = order_of(op)
+        self._ops.append((self._count, op))
+        self._forget(at)
+        if self._folding is not None:
+            self._folding.take(op)
 
     def cart(self, at: datetime) -> Cart:
         """The cart at `at`, which is not before what was folded."""
-        return self._reduced(at)[1]
+        self._forget(at)
+        changed_at = self._last_at if self._last_at is not None and self._last_at > at - LIFETIME else None
+        return self._folded().cart(changed_at)
 
     @property
     def unchanged_until(self) -> datetime | None:
         """The moment from which the cart may change by itself, because something becomes too old; None: never."""
-        oldest = min((op.at for _, op in self.ops), default=self.last_at)
+        oldest = min((op.at for _, op in self._ops), default=self._last_at)
         return None if oldest is None else oldest + LIFETIME
 
-    def _reduced(self, at: datetime) -> tuple[CartState, Cart]:
-        start, least = at - LIFETIME, self.count - LIMIT
-        kept = [pair for pair in self.ops if pair[0] > least and pair[1].at > start]
-        lying = _fold([op for _, op in kept])
-        cart = _cart(lying, [])
-        if self.last_at is not None and self.last_at > start:
-            cart.changed_at = self.last_at
+    def state(self, at: datetime) -> CartState:
+        """What must be kept."""
+        self._forget(at)
         matter: dict[int, set[str]] = {}
-        for product, it in lying.items():
+        for product, it in self._folded().lying.items():
             for place in it.since:
                 matter.setdefault(place, set()).add(product)
         ops: list[tuple[int, CartOp]] = []
-        for place, (number, op) in enumerate(kept):
-            products = matter.get(place)
+        for place, (number, op) in enumerate(self._ops):
             if op.kind == "order":
                 ops.append((number, op))  # a second report of this order must find what it took out
-            elif products is not None:
+            elif (products := matter.get(place)) is not None:
                 ops.append((number, _only(op, products)))
-        return CartState(self.count, self.last_at, self.last_id, ops), cart
+        return CartState(self._count, self._last_at, self._last_id, ops)
+
+    def _folded(self) -> _Folding:
+        if self._folding is None:
+            self._folding = _Folding(op for _, op in self._ops)
+        return self._folding
+
+    def _forget(self, at: datetime) -> None:
+        """Drops what is too old or too long ago; then everything is folded anew."""
+        start, least = at - LIFETIME, self._count - LIMIT
+        if self._ops and (self._ops[0][0] <= least or self._ops[0][1].at <= start):
+            self._ops = [pair for pair in self._ops if pair[0] > least and pair[1].at > start]
+            self._folding = None
 
 
 def _only(op: CartOp, products: set[str]) -> CartOp:
     if len(products) == len(op.items):
         return op
     return CartOp(op.at, op.id, op.kind, op.order_key, [item for item in op.items if item.product_id in products])
-

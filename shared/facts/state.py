@@ -15,7 +15,7 @@ from zoneinfo import available_timezones
 
 import msgspec
 
-from shared.facts.cart import CartState
+from shared.facts.cart import CartFold, CartState
 from shared.facts.model import Address, Consent, Facts, Order, Refund
 from shared.facts.orders import order_of
 from shared.facts.rows import TraitRow
@@ -165,7 +165,7 @@ def facts_of(
         last_learned_at=last_learned_at,
         first_seen=first_seen,
         traits=traits,
-        cart=state.cart.cart(at),
+        cart=CartFold(state.cart).cart(at),
         orders=sorted(state.orders, key=order_of),
         refunds=state.refunds,
         consents=state.consents,

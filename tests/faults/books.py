@@ -103,7 +103,8 @@ async def catch_up(observer: Observer, client: Client) -> None:
         lags = {service: await observer.lag(service) for service in ("profile", "triggers", "dispatch")}
         messages = await observer.messages()
         unsettled = [user for user, (state, _) in messages.items() if state in UNSETTLED]
-        left.update(lags=lags, missing=len(abandoned - set(messages)), unsettled=len(unsettled))
+        states = dict(await observer.message_states())
+        left.update(lags=lags, missing=len(abandoned - set(messages)), states=states)
         return not any(lags.values()) and abandoned <= set(messages) and not unsettled
 
     try:

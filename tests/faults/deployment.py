@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ONE_PROCESS = (SERVICE_NAMES,)
 FOUR_PROCESSES = tuple((name,) for name in SERVICE_NAMES)
 PARTITIONS = 8
-STARTING = 60.0  # seconds a process may take until it is ready, on a busy machine
+STARTING = 90.0  # seconds a process may take until it is ready, on a busy machine
 RULE = """\
 name: cart-under-fire
 title: A cart left alone for two seconds, one letter
@@ -47,6 +47,8 @@ class Process:
     folder: Path
     port: int = field(default_factory=lambda: free_port())
     starts: int = 0
+    says: str = ""
+    """What `readyz` answered last."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -87,15 +89,18 @@ class Process:
             raise AssertionError(f"{self} ended by itself:\n{self.last_lines()}")
         try:
             async with httpx.AsyncClient() as client:
-                return (await client.get(f"{self.url}/readyz", timeout=5)).status_code == 200
-        except httpx.TransportError:
+                answer = await client.get(f"{self.url}/readyz", timeout=5)
+        except httpx.TransportError as problem:
+            self.says = repr(problem)
             return False
+        self.says = answer.text
+        return answer.status_code == 200
 
     async def ready(self) -> None:
         try:
             await until(self.answers, limit=STARTING, what=f"{self} is ready", every=0.2)
         except AssertionError as problem:
-            raise AssertionError(f"{problem}\n{self.last_lines()}") from None
+            raise AssertionError(f"{problem} {self.says}\n{self.last_lines()}") from None
 
     def freeze(self) -> None:
         """SIGSTOP: it keeps its connections and locks, and does nothing."""

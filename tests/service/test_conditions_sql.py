@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import event as note
 from hypothesis import strategies as st
 
 from shared import cdp
@@ -31,7 +32,22 @@ MOMENT = Moment(
 )
 
 # ── people ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-TEXTS = ["Kazan", "KAZAN", "kaz", "Straße", "STRASSE", "Ёлка", "ёлка", "\u212aazan", "", "true", "12", "12.50", "012"]
+TEXTS = [
+    "Kazan",
+    "KAZAN",
+    "kaz",
+    "Straße",
+    "STRASSE",
+    "Ёлка",
+    "ёлка",
+    "\u212aazan",
+    "",
+    "true",
+    "12",
+    "12.50",
+    "012",
+    "a'b%_\\c",
+]
 DATES = ["2024-06-01", "2024-06-01T10:00:00Z", "2024-06-02T00:30:00+03:00", "2024-99-01", "20240601"]
 SCALARS = st.sampled_from([*TEXTS, *DATES, 0, 1, 12, 12.5, -3, 1500, True, False])
 VALUES = st.one_of(
@@ -112,10 +128,30 @@ VALUES_OF_IDS = {
 ADDRESS_OF = {"email": "email", "sms": "phone"}
 
 
+# Days before T, on both sides of being late: after 17 days with gaps of 10, after 30 with gaps of 20, 18 with 2 and 20.
+RHYTHMS = [(37, 27, 17), (38, 28, 18), (70, 50, 30), (71, 51, 31), (40, 38, 18), (41, 39, 19)]
+
+
+def seconds(moment: datetime) -> float:
+    return (moment - START).total_seconds()
+
+
+def order(order_id: str, user: str, at: datetime, total: float = 100, **more: Any) -> Event:
+    return event(
+        "Order Completed",
+        order_id,
+        at=seconds(at),
+        ids={"user_id": user},
+        properties={"order_id": order_id, "total": total, **more},
+    )
+
+
 @st.composite
 def events(draw: st.DrawFn) -> list[Event]:
-    """What a few people did, in the order in which the shop heard of it."""
+    """What a few people did, in the order in which the shop heard of it; sometimes one of them buys regularly."""
     found = [draw(one_event(str(number))) for number in range(draw(st.integers(1, 12)))]
+    for days in draw(st.sampled_from([(), (), *RHYTHMS])):
+        found.append(order(f"rhythm-{days}", "u-1", T - timedelta(days=days)))
     return sorted(found, key=lambda one: one.received_at)
 
 
@@ -131,8 +167,8 @@ def one_event(draw: st.DrawFn, message: str) -> Event:
     return event(
         name,
         message,
-        at=(occurred_at - START).total_seconds(),
-        received=(occurred_at + draw(BACKLOG) - START).total_seconds(),
+        at=seconds(occurred_at),
+        received=seconds(occurred_at + draw(BACKLOG)),
         trust="internal" if name in INTERNAL else draw(st.sampled_from(["secret", "secret", "secret", "public"])),
         ids=ids,
         properties=properties,
@@ -206,17 +242,11 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
         },
     ),
     "did_not": some({"event": EVENT_NAMES}, {"within": DURATIONS, "where": WHERES}),
-    "bought": some(
-        {},
-        {
-            "category": COMPARISONS,
-            "product_id": COMPARISONS,
-            "price": COMPARISONS,
-            "quantity": COMPARISONS,
-            "within": DURATIONS,
-            "at_least": st.integers(1, 3),
-        },
-    ).filter(bool),
+    "bought": st.tuples(
+        st.sampled_from(["category", "category", "product_id", "price", "quantity"]),
+        COMPARISONS,
+        some({}, {"price": COMPARISONS, "within": DURATIONS, "at_least": st.integers(1, 3)}),
+    ).map(lambda parts: {**parts[2], parts[0]: parts[1]}),
     "consent": st.dictionaries(
         st.sampled_from(["email", "sms"]),
         st.one_of(
@@ -295,23 +325,20 @@ async def check(tx: Tx, document: Any) -> None:
     assert not wrong, f"SQL is certain of somebody who does not meet it: {document}"
     if exact:
         assert all(found.values())
-    uncertain = sum(not certain for certain in found.values())
-    note("somebody uncertain" if uncertain else "all certain")
-    note("somebody meets it" if any(truth.values()) else "nobody meets it")
 
 
-async def in_base(tx: Tx, heard: list[Event], *documents: Any) -> None:
-    """Lets the profile service hear of the events, compares the readings, and forgets everything."""
+@asynccontextmanager
+async def base_of(tx: Tx, heard: list[Event]) -> AsyncIterator[None]:
+    """Lets the profile service hear of the events, and forgets everything at the end."""
     feed = Feed(None)  # type: ignore[arg-type]  # it is handed the connection
     transaction = tx.transaction()
     await transaction.start()
     try:
         half = len(heard) // 2
-        for batch in (heard[:half], heard[half:]):
+        for batch in filter(None, (heard[:half], heard[half:])):
             applied = await feed.handler(tx, feed.batch(batch))
-            assert not applied.dead, applied.dead
-        for document in documents:
-            await check(tx, document)
+            assert not applied.dead, applied
+        yield
     finally:
         await transaction.rollback()
 
@@ -327,7 +354,10 @@ QUIETLY = settings(
 async def test_sql_finds_whom_python_finds(kind: str, connection: Any, data: st.DataObject) -> None:
     heard = data.draw(events())
     documents = data.draw(st.lists(leaf([kind]), min_size=4, max_size=8))
-    await in_base(connection, heard, *documents, *({"not": document} for document in documents))
+    async with base_of(connection, heard):
+        for document in documents:
+            await check(connection, document)
+            await check(connection, {"not": document})
 
 
 @settings(QUIETLY, max_examples=100)
@@ -335,8 +365,83 @@ async def test_sql_finds_whom_python_finds(kind: str, connection: Any, data: st.
 async def test_joined_conditions_find_whom_python_finds(
     connection: Any, heard: list[Event], documents: list[Any]
 ) -> None:
-    await in_base(connection, heard, *documents)
+    async with base_of(connection, heard):
+        for document in documents:
+            await check(connection, document)
 
 
 def test_every_kind_is_among_those_compared() -> None:
     assert sorted(LEAVES) == sorted(kinds())
+
+
+CHURN = {
+    "any": [
+        {"days_since_order": {"gte": 180}},
+        {"orders": {"count": {"eq": 0}}, "age_in_base": {"gte": "30d"}},
+        {"later_than_own_rhythm": True},
+    ]
+}
+
+
+async def test_sql_alone_decides_about_people_to_whom_nothing_happened_since(connection: Any) -> None:
+    seen = [
+        event("Page Viewed", f"{days}", at=seconds(T - timedelta(days=days)), ids={"user_id": f"seen-{days}"})
+        for days in (29, 31)
+    ]
+    bought = [order(f"o-{days}", f"bought-{days}", T - timedelta(days=days)) for days in (179, 181)]
+    async with base_of(connection, [*seen, *bought]):
+        assert await by_user(connection, CHURN) == {"seen-31": True, "bought-181": True}
+
+
+async def test_people_who_were_heard_of_after_the_moment_are_left_to_python(connection: Any) -> None:
+    heard = [order("o-1", "late", T - timedelta(days=200)), order("o-2", "late", T + timedelta(minutes=1))]
+    async with base_of(connection, heard):
+        assert await by_user(connection, CHURN) == {"late": False}
+        await check(connection, CHURN)
+
+
+async def test_whom_a_condition_cannot_mean_never_reaches_python(connection: Any) -> None:
+    heard = [order(f"o-{i}", f"u-{i}", T - timedelta(days=i)) for i in range(1, 200, 10)]
+    with_cart = event(
+        "Product Added", "c", at=seconds(T - timedelta(hours=2)), ids={"user_id": "u-1"}, properties={"product_id": "p"}
+    )
+    async with base_of(connection, [*heard, with_cart]):
+        assert await by_user(connection, {"cart": {"total": {"gt": 0}}}) == {"u-1": False}
+        assert await by_user(connection, {"days_since_order": {"gte": 180}}) == {"u-181": True, "u-191": True}
+
+
+async def test_the_node_that_is_named_is_the_strongest_then_the_oldest(connection: Any) -> None:
+    heard = [
+        event("Identify", "1", at=1, ids={"user_id": "u-1", "email": "one@example.com"}, traits={"city": "Kazan"}),
+        event("Identify", "2", at=9, ids={"card": "new"}, traits={"city": "Kazan"}),
+        event("Identify", "3", at=5, ids={"card": "new", "email": "two@example.com"}, traits={"city": "Kazan"}),
+    ]
+    compiled = compile_sql(parse({"trait": {"city": {"eq": "kazan"}}}), MOMENT)
+    async with base_of(connection, heard):
+        rows = await connection.fetch(compiled.sql, *compiled.params)
+        assert {row["node"] for row in rows} == {node("user_id", "u-1"), node("card", "new")}
+    assert compiled.exact
+
+
+async def test_the_base_is_read_in_pages(connection: Any) -> None:
+    heard = [order(f"o-{i}", f"u-{i}", T - timedelta(days=i)) for i in range(1, 8)]
+    async with base_of(connection, heard):
+        everybody, _ = await by_sql(connection, {"orders": {"count": {"eq": 1}}})
+        assert len(everybody) == 7
+        paged: list[UUID] = []
+        while page := (
+            await by_sql(connection, {"orders": {"count": {"eq": 1}}}, after=paged[-1] if paged else None, limit=3)
+        )[0]:
+            assert len(page) <= 3
+            paged += page
+    assert paged == list(everybody)
+
+
+async def by_user(tx: Tx, document: Any) -> dict[str, bool]:
+    """Whom the statement finds, by user id, and whether it is certain."""
+    compiled = compile_sql(parse(document), MOMENT)
+    rows = await tx.fetch(
+        f"SELECT n.value, found.certain FROM ({compiled.sql}) found JOIN cdp.node n ON n.id = found.node",
+        *compiled.params,
+    )
+    return {row["value"]: row["certain"] for row in rows}

@@ -110,12 +110,13 @@ class TestALetterThatHasBecomeWrong:
         intent = stage.intent(anna)
         stage.clock.set(NOON + timedelta(seconds=3))
         said = {"channel": "email", "address": "anna@example.com"}
-        await stage.learn(stage.event("Unsubscribed", anna, properties=said))
+        await stage.learn(stage.event("Unsubscribed", anna, stage.id("email", "anna@example.com"), properties=said))
         assert await reason(stage, intent) == "opted-out: email: unsubscribed at 2026-03-10 09:00 UTC"
 
     async def test_items_that_are_gone_are_left_out_of_the_letter(self, stage: Stage, anna) -> None:
         await stage.learn(stage.product(user=anna, product_id="p-2", name="Needle", price=700))
         intent = stage.intent(anna)
+        stage.clock.set(NOON + timedelta(seconds=3))
         await stage.learn(stage.product("Product Removed", anna))
         [message] = await stage.deliver(intent)
         assert "Needle" in message["body"] and "Kind of Blue" not in message["body"]

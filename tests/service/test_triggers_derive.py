@@ -22,8 +22,8 @@ async def shop(database_url: str) -> AsyncIterator[Shop]:
 
 
 async def derived(shop: Shop) -> tuple[int, list[str]]:
-    count, found = await derive(shop.triggers.database, shop.world, at(days=-10), at(days=400))
-    return count, [str(one) for one in found]
+    found = await derive(shop.triggers.database, shop.world, at(days=-10), at(days=400))
+    return found.count, [str(one) for one in found.differences]
 
 
 async def a_busy_week(shop: Shop) -> None:
@@ -59,7 +59,7 @@ async def test_a_busy_week_is_derived_again_without_a_difference(shop: Shop) -> 
     count, differences = await derived(shop)
     assert differences == []
     whats = {row["what"] for row in await shop.fetch("SELECT DISTINCT what FROM triggers.decision")}
-    assert count > 60 and whats >= {"entered", "advanced", "finished", "goal", "outcome"}
+    assert count > 50 and whats >= {"entered", "advanced", "finished", "goal", "outcome"}
 
 
 async def test_what_comes_to_light_later_changes_no_decision_already_made(shop: Shop) -> None:
@@ -71,19 +71,24 @@ async def test_what_comes_to_light_later_changes_no_decision_already_made(shop: 
     assert (await derived(shop))[1] == []
 
 
+BROWSE = "rule = (SELECT id FROM triggers.rule WHERE name = 'browse')"
+
+
 @pytest.mark.parametrize(
     ("tampering", "field"),
     [
-        ("UPDATE triggers.decision SET effects = '[]' WHERE seq = (SELECT min(seq) FROM triggers.decision WHERE effects <> '[]')", "effects"),
-        ("UPDATE triggers.decision SET at = at + interval '1 hour' WHERE run_before = 0 AND seq = (SELECT min(seq) FROM triggers.decision)", "run"),
-        ("DELETE FROM triggers.decision WHERE seq = (SELECT min(seq) FROM triggers.decision WHERE run_before = 1)", "run"),
+        (f"UPDATE triggers.decision SET effects = '[]' WHERE {BROWSE} AND effects <> '[]'", "effects was"),
+        (f"UPDATE triggers.decision SET at = at + interval '1 hour' WHERE {BROWSE} AND run_before = 0", "run was 'entered'"),
+        (f"UPDATE triggers.decision SET version = 1 WHERE {BROWSE} AND version = 2", "version 2 was in force"),
+        (f"DELETE FROM triggers.decision WHERE {BROWSE} AND run_before = 1", "number of decisions was 2, derived 1"),
+        (f"DELETE FROM triggers.decision WHERE {BROWSE} AND run_before = 0", "the run had version None before"),
     ],
 )
 async def test_a_decision_that_was_tampered_with_is_named(shop: Shop, tampering: str, field: str) -> None:
     await a_busy_week(shop)
     await shop.fetch(tampering)
     _, differences = await derived(shop)
-    assert differences and field in differences[0]
+    assert any(field in difference for difference in differences), differences[:3]
 
 
 # ── why not ───────────────────────────────────────────────────────────────────────────────────────────────────────────

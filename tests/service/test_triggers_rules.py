@@ -59,6 +59,8 @@ async def test_its_reminder_waits_for_the_watermark_and_a_contact_never_confirme
     await shop.watermark(at(days=3))
     assert [event.name for event in shop.emitted] == purged == ["Contact Purged"]
     assert shop.emitted[0].properties["address"] == "anna@example.com"
+    everything = await shop.fetch("SELECT r::text FROM triggers.run r UNION ALL SELECT d::text FROM triggers.decision d")
+    assert not [row for row in everything if "anna@example.com" in row[0]]
 
 
 async def test_a_request_repeated_while_it_is_open_sends_no_second_mail_but_another_address_gets_its_own(shop: Shop) -> None:

@@ -105,10 +105,10 @@ class Stage:
         said = {"channel": channel, "address": address, "at": self.clock.now().isoformat(), "ip": "192.0.2.1"}
         return self.event("Consent Granted", user, *(i for i in ids if i != user), properties=said)
 
-    def product(self, name: str = "Product Added", user: Identifier | None = None, price: float = 1500, **more: Any) -> Event:
+    def product(self, what: str = "Product Added", user: Identifier | None = None, price: float = 1500, **more: Any) -> Event:
         said = {"product_id": "p-1", "name": "Kind of Blue", "price": price, "quantity": 1, **more}
         assert user is not None
-        return self.event(name, user, properties=said)
+        return self.event(what, user, properties=said)
 
     def intent(self, user: Identifier, **changes: Any) -> Intended:
         """The cart letter of a run that was entered now; changes by name."""

@@ -7,11 +7,15 @@ import re
 from services.rules_files import SHIPPED
 
 
-def edited(rule: str, /, **lines: str) -> str:
-    """The text of a shipped rule (`abandoned-cart`, `examples/cart-in-20-seconds`) with other values for these keys,
-    at whatever depth they stand. A key that the file does not have exactly once is a mistake in the test."""
+def edited(rule: str, /, **lines: str | list[str]) -> str:
+    """The text of a shipped rule (`abandoned-cart`, `examples/cart-in-20-seconds`) with other values for these keys, at
+    whatever depth they stand; a list for a key that stands there several times. A key that the file has not exactly so
+    often is a mistake in the test."""
     text = (SHIPPED / f"{rule}.yml").read_text()
-    for key, value in lines.items():
-        text, count = re.subn(rf"(?m)^([ \-]*{key}:)[^#\n]*", lambda line, value=value: f"{line[1]} {value} ", text)
-        assert count == 1, f"{rule}.yml has {count} lines {key!r}"
+    for key, given in lines.items():
+        values = given if isinstance(given, list) else [given]
+        found = re.findall(rf"(?m)^[ \-]*{key}:", text)
+        assert len(found) == len(values), f"{rule}.yml has {len(found)} lines {key!r}"
+        left = iter(values)
+        text = re.sub(rf"(?m)^([ \-]*{key}:)[^#\n]*", lambda line, left=left: f"{line[1]} {next(left)} ", text)
     return text

@@ -9,7 +9,7 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.facts.cart import LIMIT, CartState, fold_cart
+from shared.facts.cart import LIMIT, CartFold, CartState, fold_cart
 from shared.facts.rows import CartLine, CartOp
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -99,17 +99,21 @@ def operations(draw: st.DrawFn) -> list[CartOp]:
 
 
 @settings(max_examples=400)
-@given(ops=operations(), later=st.integers(0, 45 * 24))
-def test_one_operation_after_the_other_gives_the_same_cart_as_all_at_once(ops: list[CartOp], later: int) -> None:
-    """Also after some are left out because they cannot matter any more, and however long one waits."""
-    state = CartState()
+@given(ops=operations(), kept=st.sets(st.integers(1, 18)), later=st.integers(0, 45 * 24))
+def test_one_operation_after_the_other_gives_the_same_cart_as_all_at_once(
+    ops: list[CartOp], kept: set[int], later: int
+) -> None:
+    """Also where it was kept in between, without what cannot matter any more, and however long one waits."""
+    cart = CartFold(CartState())
     ordered = sorted(ops, key=lambda one: (one.at, one.id))
     for number, one in enumerate(ordered, 1):
-        assert not state.is_late(one)
-        state, cart = state.after(one, one.at)
-        assert cart == fold_cart(ordered[:number], one.at)
+        assert not cart.is_late(one)
+        cart.take(one, one.at)
+        assert cart.cart(one.at) == fold_cart(ordered[:number], one.at)
+        if number in kept:
+            cart = CartFold(cart.state(one.at))
     end = (ordered[-1].at if ordered else START) + timedelta(hours=later)
-    assert state.cart(end) == fold_cart(ops, end)
+    assert cart.cart(end) == fold_cart(ops, end)
 
 
 @settings(max_examples=200)
@@ -117,25 +121,34 @@ def test_one_operation_after_the_other_gives_the_same_cart_as_all_at_once(ops: l
 def test_a_cart_folded_from_rows_goes_on_like_one_that_was_kept(ops: list[CartOp], split: int, later: int) -> None:
     ordered = sorted(ops, key=lambda one: (one.at, one.id))
     known, rest = ordered[:split], ordered[split:]
-    state = CartState.of(known, known[-1].at)[0] if known else CartState()
+    cart = CartFold.of(known, known[-1].at) if known else CartFold(CartState())
     for one in rest:
-        state = state.after(one, one.at)[0]
+        cart.take(one, one.at)
     end = (ordered[-1].at if ordered else START) + timedelta(hours=later)
-    assert state.cart(end) == fold_cart(ops, end)
+    assert cart.cart(end) == fold_cart(ops, end)
 
 
 def test_what_cannot_matter_any_more_is_not_kept() -> None:
-    state = CartState()
+    cart = CartFold(CartState())
     for number in range(300):
-        moment = START + timedelta(minutes=number)
-        state = state.after(op(2 * number, "add", ("p", 1), at=60 * number), moment)[0]
-        state = state.after(op(2 * number + 1, "remove", ("p", 1), at=60 * number + 1), moment + timedelta(seconds=1))[0]
+        cart.take(op(2 * number, "add", ("p", 1), at=60 * number), START + timedelta(minutes=number))
+        cart.take(op(2 * number + 1, "remove", ("p", 1), at=60 * number + 1), START + timedelta(minutes=number, seconds=1))
+    state = cart.state(START + timedelta(hours=5))
     assert state.ops == []
     assert state.count == 600
 
 
+def test_of_many_operations_the_latest_are_counted_one_by_one_too() -> None:
+    cart, ops = CartFold(CartState()), [op(i, "add", (f"p-{i % 7}", 1), at=i) for i in range(LIMIT + 40)]
+    for one in ops:
+        cart.take(one, one.at)
+    assert cart.cart(ops[-1].at) == fold_cart(ops, ops[-1].at)
+    assert CartFold(cart.state(ops[-1].at)).cart(ops[-1].at) == fold_cart(ops, ops[-1].at)
+
+
 def test_an_operation_that_is_not_after_the_last_is_late() -> None:
-    state = CartState().after(op(5, "add", ("p", 1), at=10), START + timedelta(seconds=10))[0]
-    assert state.is_late(op(4, "add", ("p", 1), at=10))
-    assert state.is_late(op(6, "add", ("p", 1), at=9))
-    assert not state.is_late(op(6, "add", ("p", 1), at=10))
+    cart = CartFold(CartState())
+    cart.take(op(5, "add", ("p", 1), at=10), START + timedelta(seconds=10))
+    assert cart.is_late(op(4, "add", ("p", 1), at=10))
+    assert cart.is_late(op(6, "add", ("p", 1), at=9))
+    assert not cart.is_late(op(6, "add", ("p", 1), at=10))

@@ -111,6 +111,7 @@ class ChannelDefaults:
     event: str
     quiet: bool = True
     caps: tuple[Cap, ...] = ()
+    consent: str | None = None
 
 
 class Adapter(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -9,6 +10,10 @@ from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime
 
 from services.dispatch.channels.base import Exchange
+
+
+# One address without quoting: what could end it and begin another thing is not in it.
+_ONE_ADDRESS = re.compile(r"[^\s<>()\[\],;:\\\"@\x00-\x1f\x7f]+@[A-Za-z0-9.-]+")
 
 
 class Unsendable(ValueError):
@@ -26,8 +31,11 @@ def letter(exchange: Exchange) -> bytes:
     mail = EmailMessage(policy=SMTP if exchange.address.isascii() else SMTPUTF8)
     name, address = exchange.sender
     mail["From"] = Address(display_name=name, addr_spec=address)
+    if not _ONE_ADDRESS.fullmatch(exchange.address):
+        raise Unsendable("the address cannot stand in a mail")
+    local, _, domain = exchange.address.rpartition("@")
     try:
-        mail["To"] = Address(addr_spec=exchange.address)
+        mail["To"] = Address(username=local, domain=domain)
         mail["Subject"] = exchange.rendered.subject
     except (ValueError, MessageError, IndexError) as problem:
         raise Unsendable(f"the address or the subject cannot stand in a mail ({type(problem).__name__})") from problem

@@ -38,6 +38,11 @@ def defaults(adapters: dict[str, type[Adapter]]) -> dict[str, ChannelDefaults]:
     return {adapter.channel: adapter.defaults for adapter in adapters.values() if adapter.defaults is not None}
 
 
+def consents(adapters: dict[str, type[Adapter]]) -> dict[str, str]:
+    """Under which channel of the consent ledgers each channel's consent stands: its own, unless it shares another's."""
+    return {channel: row.consent or channel for channel, row in defaults(adapters).items()}
+
+
 def serving(adapters: dict[str, type[Adapter]], channel: str, wanted: str | None, settings: Settings) -> type[Adapter] | None:
     """The adapter of a channel: the one its row names, else the usable one that is preferred most; None if there is none."""
     if wanted is not None:

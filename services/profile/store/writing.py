@@ -7,21 +7,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from services.profile.people import KnownLink, KnownNode, Person, Placed, Stay
 from services.profile.person_facts import PersonFacts
+from services.profile.store import copying
+from services.profile.store.copying import text
 from services.profile.store.locking import columns, node_columns
 from shared.conditions.values import folded_of, number_of
 from shared.db import Tx
 from shared.facts.orders import Folded
-
-_number = msgspec.json.Encoder(decimal_format="number").encode
-
-
-def text(value: Any) -> str:
-    """As JSON text, for a jsonb column; decimals as numbers."""
-    return _number(value).decode()
 
 
 # ── people ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -205,37 +198,8 @@ async def write_links(tx: Tx, links: Sequence[KnownLink]) -> None:
 
 # ── facts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 async def write_events(tx: Tx, placed: Sequence[Placed], first: set[UUID]) -> None:
-    """The events themselves."""
-    rows = []
-    for one in placed:
-        event, incoming = one.incoming.event, one.incoming
-        rest: dict[str, Any] = {"ids": [(it.kind, it.node, it.strong) for it in event.ids], "hash": event.hash}
-        if event.traits:
-            rest["traits"] = event.traits
-        if event.context:
-            rest["context"] = event.context
-        if event.hops:
-            rest["hops"] = event.hops
-        rows.append(
-            (
-                event.origin, one.learned_at, event.id, event.name, event.type, event.occurred_at, event.received_at,
-                incoming.trust, event.history, event.id in first, event.source, incoming.found.order_key, event.message_id,
-                text(event.properties) if event.properties else "{}", text(rest),
-            )
-        )  # fmt: skip
-    await tx.execute(
-        """
-        INSERT INTO profile.event (node, learned_at, id, name, type, occurred_at, received_at, trust, history, first, source,
-            order_key, message_id, properties, rest)
-        SELECT node, learned_at, id, name, type, occurred_at, received_at, trust, history, first, source, order_key, message_id,
-            properties::jsonb, rest::jsonb
-        FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
-            $8::smallint[], $9::boolean[], $10::boolean[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::text[])
-            AS u(node, learned_at, id, name, type, occurred_at, received_at, trust, history, first, source, order_key,
-                 message_id, properties, rest)
-        """,
-        *columns(rows, 15),
-    )
+    """The events themselves: the one table that grows with every event, so by COPY."""
+    await copying.copy_events(tx, [(one, one.incoming.event.id in first) for one in placed])
 
 
 async def write_traits(tx: Tx, placed: Iterable[Placed]) -> None:

@@ -26,6 +26,7 @@ from services.triggers.run import Effect, Run
 from shared.conditions import Condition, ConditionError, Moment, explain
 from shared.conditions.errors import joined, unknown
 from shared.conditions.validation import validated
+from shared.events import Cancelled
 from shared.facts.model import EventFact, Facts
 
 if TYPE_CHECKING:
@@ -131,6 +132,22 @@ class Here:
     def zone(self) -> ZoneInfo:
         """The person's zone, else the shop's."""
         return self.moment.zone_of(self.facts)
+
+    def cancel_intents(self, why: str) -> None:
+        """Cancels what the run has asked for and what may still wait to be sent."""
+        for intent in self.run.intents:
+            if intent.until > self.now:
+                self.effects.append(
+                    Cancelled(
+                        message=intent.message,
+                        run=self.run.id,
+                        run_version=self.run.number,
+                        rule=self.run.rule,
+                        reason=why,
+                        decided_at=self.now,
+                    )
+                )
+        self.run.intents = []
 
     def holds(self, condition: Condition) -> bool:
         """Judges the condition and keeps what was seen."""

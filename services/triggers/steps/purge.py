@@ -38,6 +38,7 @@ class Purge(Step):
         properties: dict[str, Any] = {"contact": "unconfirmed", "channel": asked.channel, "address": asked.address}
         properties |= {"run_id": str(run.id), "rule": here.rule.name, "step": self.id}
         identifier = Identifier(kind=ADDRESS_KIND[asked.channel], value=asked.address, node=asked.node)
+        here.cancel_intents("the contact was purged")
         here.effects.append(
             internal_event(
                 "Contact Purged",
@@ -49,4 +50,5 @@ class Purge(Step):
                 hops=run.hops + 1,
             )
         )
+        run.forget_address()
         return Next()

@@ -90,6 +90,28 @@ async def decisions_between(tx: Tx, since: datetime, until: datetime, after: tup
     )
 
 
+async def incomplete_runs(tx: Tx, since: datetime, until: datetime) -> list[Any]:
+    """Runs entered in [since, until) that lack one of their decisions: each has as many as its version says."""
+    return await tx.fetch(
+        """
+        SELECT r.id, r.rule, r.entered_at, r.number, count(d.seq) AS count
+        FROM triggers.run r LEFT JOIN triggers.decision d ON d.run = r.id
+        WHERE r.entered_at >= $1 AND r.entered_at < $2
+        GROUP BY r.node, r.id HAVING count(d.seq) <> r.number ORDER BY r.entered_at, r.id
+        """,
+        since,
+        until,
+    )
+
+
+async def erased_nodes(tx: Tx, nodes: Sequence[UUID]) -> set[UUID]:
+    """Those of the nodes that nobody may know any more."""
+    rows = await tx.fetch(
+        "SELECT n FROM unnest($1::uuid[]) AS n WHERE NOT EXISTS (SELECT 1 FROM cdp.node WHERE id = n)", list(nodes)
+    )
+    return {row[0] for row in rows}
+
+
 async def states_before(tx: Tx, asked: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int], Any]:
     """By (run, seq) the run as the decision before `seq` left it."""
     rows = await tx.fetch(

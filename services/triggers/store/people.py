@@ -130,6 +130,27 @@ def _columns(runs: Sequence[Run], revenue: dict[UUID, str]) -> list[list[Any]]:
     ]
 
 
+async def forget_addresses(tx: Tx, purged: Sequence[tuple[str, Sequence[UUID]]]) -> None:
+    """Takes a purged address out of the runs about it and of what was decided about them before."""
+    if not purged:
+        return
+    subjects = [subject for subject, _ in purged]
+    nodes = sorted({node for _, of_person in purged for node in of_person})
+    await tx.execute(
+        """
+        WITH gone AS (
+            UPDATE triggers.run SET state = (state - 'addressed') #- '{event,properties,address}'
+            WHERE node = ANY($2::uuid[]) AND subject = ANY($1::text[]) RETURNING node, id
+        )
+        UPDATE triggers.decision d SET after = (after - 'addressed') #- '{event,properties,address}', effects = '[]', seen = '[]',
+            erased = true
+        FROM gone WHERE d.node = gone.node AND d.run = gone.id
+        """,
+        subjects,
+        nodes,
+    )
+
+
 class DecisionRow(msgspec.Struct, kw_only=True):
     """One decision as it is stored; see `services.triggers.tables.decision`. `seq` is given when it is written."""
 

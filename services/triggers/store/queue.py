@@ -95,7 +95,7 @@ async def claim_moment(tx: Tx) -> tuple[datetime | None, bool]:
             SELECT least(w.value, (SELECT min(due) - interval '1 microsecond' FROM triggers.schedule)) AS value
             FROM platform.watermark w
         )
-        SELECT value, EXISTS (SELECT 1 FROM triggers.item WHERE NOT held AND due <= (SELECT value FROM until)) AS any FROM until
+        SELECT value, coalesce((SELECT min(due) FROM triggers.item WHERE NOT held) <= value, false) AS any FROM until
         """
     )
     return (row["value"], row["any"]) if row else (None, False)
@@ -110,7 +110,7 @@ async def candidates(tx: Tx, until: datetime, limit: int) -> dict[UUID, datetime
             SELECT node, min(due) AS due FROM (
                 SELECT node, due FROM triggers.item WHERE NOT held AND due <= $1 ORDER BY due, node LIMIT $2 * 8
             ) first
-            GROUP BY node ORDER BY min(due), node
+            GROUP BY node ORDER BY min(due), node OFFSET 0 -- or every node would be tried, not only the first ones
         ) waiting
         WHERE pg_try_advisory_xact_lock($3, hashtext(node::text))
         LIMIT $2
@@ -239,8 +239,8 @@ async def idle_now(tx: Tx) -> bool:
     row = await tx.fetchrow(
         """
         SELECT EXISTS (SELECT 1 FROM triggers.outbox) AS publishing,
-               EXISTS (SELECT 1 FROM triggers.item WHERE NOT held AND due <= w.value) AS due,
-               EXISTS (SELECT 1 FROM triggers.schedule WHERE due <= w.value) AS scheduled
+               coalesce((SELECT min(due) FROM triggers.item WHERE NOT held) <= w.value, false) AS due,
+               coalesce((SELECT min(due) FROM triggers.schedule) <= w.value, false) AS scheduled
         FROM (SELECT coalesce((SELECT value FROM platform.watermark), '-infinity') AS value) w
         """
     )
