@@ -167,12 +167,17 @@ def env(data: Data = None) -> None:
 
 
 @app.command()
-def bench(names: Annotated[list[str] | None, typer.Argument(help="ingest, profiles, latency, idle; default: all.")] = None) -> None:
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="ingest, profiles, latency, idle; default: all.")] = None,
+) -> None:
     """Measure and print; asserts nothing about time. Needs a checkout."""
     try:
         from tests.bench.__main__ import main as run_benches
     except ModuleNotFoundError:
-        say(Console(stderr=True), "[red]The benchmarks are part of the repository; run `make bench` in a checkout.[/red]")
+        say(
+            Console(stderr=True),
+            "[red]The benchmarks are part of the repository; run `make bench` in a checkout.[/red]",
+        )
         raise typer.Exit(1) from None
     run_benches(list(names or []))
 

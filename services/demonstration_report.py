@@ -62,9 +62,10 @@ async def _print_messages(console: Console, connection: Tx) -> None:
     rows = await connection.fetch(
         """
         SELECT m.rule_name, m.channel, count(*) AS sent, coalesce(sum(c.amount), 0) AS cost,
-               count(*) FILTER (WHERE EXISTS (SELECT 1 FROM dispatch.hit h WHERE h.message = m.id AND h.kind = 'open')) AS opened,
-               count(*) FILTER (WHERE EXISTS (SELECT 1 FROM dispatch.hit h WHERE h.message = m.id AND h.kind = 'click')) AS clicked
-        FROM dispatch.message m LEFT JOIN dispatch.charge c ON c.message = m.id
+               count(*) FILTER (WHERE h.kinds ? 'open') AS opened, count(*) FILTER (WHERE h.kinds ? 'click') AS clicked
+        FROM dispatch.message m
+        LEFT JOIN (SELECT message, sum(amount) AS amount FROM dispatch.charge GROUP BY 1) c ON c.message = m.id
+        LEFT JOIN (SELECT message, jsonb_agg(kind) AS kinds FROM dispatch.hit GROUP BY 1) h ON h.message = m.id
         WHERE m.state = 'sent' GROUP BY 1, 2 ORDER BY 1, 3 DESC
         """
     )
@@ -94,9 +95,9 @@ async def _print_withheld(console: Console, connection: Tx) -> None:
     )
     table = Table(title="Not sent, and why", title_justify="left", show_edge=False, pad_edge=False)
     for name in ("rule", "reason"):
-        table.add_column(name)
-    table.add_column("times", justify="right")
-    table.add_column("for example", overflow="ellipsis", no_wrap=True)
+        table.add_column(name, no_wrap=True)
+    table.add_column("times", justify="right", no_wrap=True)
+    table.add_column("for example", ratio=1)
     for row in rows:
         table.add_row(row["rule_name"], row["code"], str(row["count"]), row["example"] or "")
     console.print(table)
@@ -109,7 +110,8 @@ async def _print_goals(console: Console, connection: Tx) -> None:
         SELECT r.name, count(*) FILTER (WHERE NOT o.ghost) AS treated,
                count(*) FILTER (WHERE NOT o.ghost AND o.goal_at IS NOT NULL) AS reached,
                coalesce(sum(o.revenue) FILTER (WHERE NOT o.ghost), 0) AS revenue,
-               count(*) FILTER (WHERE o.ghost) AS ghosts, count(*) FILTER (WHERE o.ghost AND o.goal_at IS NOT NULL) AS ghosts_reached
+               count(*) FILTER (WHERE o.ghost) AS ghosts,
+               count(*) FILTER (WHERE o.ghost AND o.goal_at IS NOT NULL) AS ghosts_reached
         FROM dispatch.outcome o JOIN triggers.rule r ON r.id = o.rule GROUP BY 1 ORDER BY 1
         """
     )

@@ -40,7 +40,9 @@ class Notifier:
                 if time.monotonic() - asked > LOOK_AROUND:
                     heard, asked = await connection.fetchval(OTHERS, self._member), time.monotonic()
                 if heard:
-                    await connection.execute("SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name", CHANNEL, names)
+                    await connection.execute(
+                        "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name", CHANNEL, names
+                    )
                 await pause(INTERVAL)
         finally:
             connection.terminate()

@@ -16,8 +16,9 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.migrate import migrate
@@ -196,12 +197,15 @@ async def _kept_running(owner: str, name: str, loop: Loop) -> None:
         except Exception as problem:
             failures += 1
             LOOP_FAILURES.labels(owner, name).inc()
-            log.error("loop.failed", owner=owner, loop=name, transient=is_transient(problem), exc_info=problem)
+            if is_transient(problem):
+                log.warning("loop.retry", owner=owner, loop=name, error=type(problem).__name__)
+            else:
+                log.error("loop.failed", owner=owner, loop=name, exc_info=problem)
         await pause(min(MOST_BACK_OFF, 0.1 * 2 ** min(failures, 6)))
 
 
 def _application(context: Context, services: dict[str, Service], watchdog: Watchdog) -> ASGIApp:
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Dripline",
         version=dripline_version(),
         summary="Event-driven trigger marketing on your own machines",
@@ -248,6 +252,8 @@ def _add_probes(app: FastAPI, services: dict[str, Service], watchdog: Watchdog) 
         app.add_api_route(f"{prefix}/livez", live, include_in_schema=not prefix, tags=["operations"])
         app.add_api_route(f"{prefix}/readyz", readiness(names), include_in_schema=not prefix, tags=["operations"])
         app.add_api_route(f"{prefix}/metrics", metrics, include_in_schema=not prefix, tags=["operations"])
+        if prefix:
+            app.add_api_route(f"{prefix}/docs", lambda: RedirectResponse("/docs"), include_in_schema=False)
         app.add_api_route(f"{prefix}/version", version_of, include_in_schema=not prefix, tags=["operations"])
 
 

@@ -484,4 +484,4 @@ async def read_positions(tx: Tx, schema: str, group: str, epoch: str, topic: str
         epoch,
         topic,
     )
-    return {partition: number for partition, number in rows}
+    return dict(rows)

@@ -26,7 +26,8 @@ class Context:
     """The world, as ports: everything a service may touch comes in here.
 
     `database` is bound to the service's own role (it may write its own schema, read `cdp`, and use `platform`);
-    `node_namespace` is the deployment's secret; `secret` signs link tokens; `generation` counts restores; `member` names this process.
+    `node_namespace` is the deployment's secret; `secret` signs link tokens; `generation` counts restores; `member` names
+    this process.
     """
 
     settings: Settings
@@ -49,9 +50,13 @@ Loop = Callable[[], Awaitable[None]]
 
 @dataclass
 class Service:
-    """`routers` are mounted at the root (paths are complete: `/v1/…`). `asgi` are raw ASGI apps by path prefix, asked before
-    FastAPI. `loops` by name. `checks` by name: raise with the reason when not ready. `quiet` answers whether nothing is due
-    at business time `now` (virtual time waits for it), `next_due` when something will be. `polls` is `Consumer.last_poll`. `close` is awaited after the loops have ended."""
+    """What `service.build` returns.
+
+    `routers` are mounted at the root (paths are complete: `/v1/…`); `asgi` are raw ASGI apps by path prefix, asked before
+    FastAPI. `checks` raise with the reason when the service is not ready. `quiet` answers whether nothing is due at the
+    clock's time (virtual time waits for it), `next_due` when something will be. `polls` is `Consumer.last_poll`. `close` is
+    awaited after the loops have ended.
+    """
 
     name: str
     routers: list[APIRouter] = field(default_factory=list)

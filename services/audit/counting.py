@@ -77,7 +77,10 @@ async def _events(tx: Tx) -> Book:
     applied = await tx.fetchval("SELECT coalesce(sum(applied), 0)::bigint FROM profile.position")
     stored = await tx.fetchval("SELECT count(*) FROM profile.event")
     erased = await tx.fetchval(
-        "SELECT coalesce(sum((\"after\" ->> 'events')::bigint), 0)::bigint FROM platform.change_log WHERE action = 'profile.erase'"
+        """
+        SELECT coalesce(sum(("after" ->> 'events')::bigint), 0)::bigint FROM platform.change_log
+        WHERE action = 'profile.erase'
+        """
     )
     # An event that was dropped because its person is erased was seen, too: strays are worth naming only if the sums differ.
     strays = []
@@ -132,7 +135,10 @@ async def _runs(tx: Tx) -> list[Book]:
     )
     open_runs = await tx.fetchval("SELECT count(*) FROM triggers.run WHERE open")
     timed = await tx.fetchval(
-        "SELECT count(*) FROM triggers.run r WHERE r.open AND EXISTS (SELECT 1 FROM triggers.item i WHERE i.run = r.id AND i.node = r.node)"
+        """
+        SELECT count(*) FROM triggers.run r
+        WHERE r.open AND EXISTS (SELECT 1 FROM triggers.item i WHERE i.run = r.id AND i.node = r.node)
+        """
     )
     return [
         Book(
@@ -162,7 +168,7 @@ async def _intents(tx: Tx) -> list[UUID]:
 
 async def _unpublished(tx: Tx) -> dict[str, int]:
     rows = await tx.fetch("SELECT shard, max(number) FROM triggers.outbox GROUP BY shard")
-    return {shard: number for shard, number in rows}
+    return dict(rows)
 
 
 async def _until_handled(database: Database, bus: Bus, shards: dict[str, int]) -> None:
@@ -186,7 +192,7 @@ async def _until_handled(database: Database, bus: Bus, shards: dict[str, int]) -
                     MESSAGES,
                     bus.epoch(MESSAGES),
                 )
-                there = {partition: number for partition, number in rows}
+                there = dict(rows)
                 if all(there.get(partition, 0) >= end for partition, end in ends.items()):
                     return
         await pause(0.1)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from services.dispatch import guard as guards
+from services.dispatch.channels import registry
 from services.dispatch.channels.base import Adapter
 from services.dispatch.channels.registry import serving
 from services.dispatch.choice import Figures
@@ -259,7 +260,8 @@ def _channel(
 ) -> Channel:
     quiet = row.quiet
     if quiet is None:
-        defaults = adapter.defaults
+        # Of the channel, not of the adapter: only one adapter of a channel declares them.
+        defaults = registry.defaults(world.adapters).get(row.name)
         quiet = world.settings.quiet_hours if defaults is None or defaults.quiet else ""
     return Channel(
         name=row.name,

@@ -23,7 +23,7 @@ def schema() -> dict[str, Any]:
     defs["steps"] = {"type": "array", "items": {"oneOf": [_step(key, kind, defs) for key, kind in step_kinds().items()]}}
     defs |= conditions.schema()["$defs"]
     defs["condition_with_steps"] = _with_branches(defs["Condition"])
-    return {"$schema": URL, "title": "Dripline rule", **rule, "$defs": defs}
+    return {"$schema": URL, **rule, "title": "Dripline rule", "$defs": defs}
 
 
 def _hoisted(found: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:

@@ -140,12 +140,15 @@ class Leases:
         held: dict[str, set[str]] = {}
         for pool, name in rows:
             held.setdefault(pool, set()).add(name)
-        return {pool: frozenset(names) for pool, names in held.items()}, {pool: count for pool, count in live}
+        return {pool: frozenset(names) for pool, names in held.items()}, dict(live)
 
     async def _take(self, connection: asyncpg.Connection, pool: LeasePool, count: int) -> frozenset[str]:
         async with connection.transaction():
             await connection.execute(
-                "INSERT INTO platform.lease (name, pool) SELECT name, $2 FROM unnest($1::text[]) AS name ORDER BY 1 ON CONFLICT DO NOTHING",
+                """
+                INSERT INTO platform.lease (name, pool) SELECT name, $2 FROM unnest($1::text[]) AS name ORDER BY 1
+                ON CONFLICT DO NOTHING
+                """,
                 pool.names,
                 pool.name,
             )

@@ -184,7 +184,7 @@ class PostgresBus:
     async def _bounds(self, topic: str, column: str) -> dict[int, int]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(f"SELECT partition, {column} FROM bus.partition WHERE topic = $1", topic)
-        return {partition: number for partition, number in rows}
+        return dict(rows)
 
     async def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
         """Nothing to tell: the positions lie in the same server, where people look."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tests.bench.servers import SERVER_CORE, LOAD_CORE, dripline, free_port, on_core, until_answers
+from tests.bench.servers import LOAD_CORE, SERVER_CORE, dripline, free_port, on_core, until_answers
 from tests.support.kafka import temporary_kafka
 
 SECONDS, CONNECTIONS, ROUNDS = 8, 64, 3

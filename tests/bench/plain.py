@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 
 class Track(BaseModel):
-    messageId: str
-    anonymousId: str
+    messageId: str  # noqa: N815
+    anonymousId: str  # noqa: N815
     event: str
     properties: dict[str, Any] = {}
 

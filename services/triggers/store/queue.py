@@ -144,7 +144,7 @@ async def due_items(tx: Tx, nodes: Sequence[UUID], until: datetime) -> list[Item
             ORDER BY due, kind >= $4, coalesce(rule, $5), coalesce(run, $5), kind, id LIMIT $3
         ) f ON true
         JOIN triggers.item i ON i.node = f.node AND i.id = f.id AND NOT i.held AND i.due <= $2
-        ORDER BY i.node, i.id FOR UPDATE OF i
+        ORDER BY i.node, i.id
         """,
         sorted(nodes),
         until,

@@ -87,7 +87,7 @@ class Bought(Leaf):
         """Which report's lines count and what came back is sure where one report has lines and nothing was refunded."""
         asked = self.parameters
         if asked.since is not None:
-            return UNDECIDED if statement.moment.entered_at else statement.constant(False)
+            return statement.constant(False) if statement.nobody_entered else UNDECIDED
         window = ""
         if asked.within is not None:
             window = f" AND o.at > {statement.parameter(statement.moment.at - asked.within, 'timestamptz')}"

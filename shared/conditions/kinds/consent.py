@@ -79,5 +79,5 @@ class ConsentCondition(Leaf):
 def _bounds(statement: Statement, channel: str, wanted: Wanted) -> Bounds:
     rows = standing_sql(statement, channel, wanted.topic or statement.moment.topic)
     states = ["granted", "confirmed"] if wanted.is_ == "confirmed" else [wanted.is_]
-    found = f"SELECT profile FROM ({rows}) s WHERE s.state = ANY({statement.parameter(states, 'text[]')})"
+    found = f"SELECT profile FROM {rows} s WHERE s.state = ANY({statement.parameter(states, 'text[]')})"
     return statement.among(found, found, others=False)

@@ -41,7 +41,7 @@ class LaterThanOwnRhythm(Leaf):
             f"{counted_orders(statement)}"
         )
         # The lower and the upper middle: twice the median, as in shared.facts.rhythm.
-        rows = (
+        rows = statement.once(
             "SELECT profile, max(at) AS last, percentile_disc(0.5) WITHIN GROUP (ORDER BY gap) "
             "+ percentile_disc(0.5) WITHIN GROUP (ORDER BY gap DESC) AS doubled_gap "
             f"FROM ({gaps}) g GROUP BY profile HAVING count(*) >= {LEAST_ORDERS}"

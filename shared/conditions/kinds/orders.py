@@ -82,10 +82,10 @@ class Orders(Leaf):
         asked, rows = self.parameters, figures(statement)
         tests = []
         if asked.total is not None:
-            rows = (
+            rows = statement.once(
                 "SELECT profile, coalesce(n, 0) AS n, coalesce(spent, 0) AS spent, last, "
                 "coalesce(spent, 0) - coalesce(refunded, 0) AS total "
-                f"FROM ({rows}) o FULL JOIN ({refunds_alone_sql(statement)}) r USING (profile)"
+                f"FROM {rows} o FULL JOIN {refunds_alone_sql(statement)} r USING (profile)"
             )
             tests.append(number_test(statement, "f.total", asked.total))
         if asked.count is not None:

@@ -71,7 +71,7 @@ def _bounds(statement: Statement, channel: str) -> Bounds:
     kind = statement.parameter(ADDRESS_KIND[channel], "text")
     suppressed = statement.parameter(sorted(statement.moment.suppressed), "uuid[]")
     found = (
-        f"SELECT s.profile FROM ({rows}) s JOIN cdp.node n ON n.id = s.node "
+        f"SELECT s.profile FROM {rows} s JOIN cdp.node n ON n.id = s.node "
         f"WHERE s.state IN ('granted', 'confirmed') AND n.kind = {kind} AND n.id <> ALL({suppressed}) "
         f"AND (n.confirmed_at <= {statement.at} OR n.asserted_at <= {statement.at})"
     )

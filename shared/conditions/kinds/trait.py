@@ -47,7 +47,7 @@ def _bounds(statement: Statement, path: str, comparison: Comparison) -> Bounds:
         return UNDECIDED if absent_is_fine else Bounds(upper=_anyone_with(statement, path), lower=FALSE)
     latest = winning_trait(statement, path)
     test = column_test(statement, "w.value", "w.folded", "w.number", comparison)
-    found = f"SELECT profile FROM ({latest}) w WHERE "
+    found = f"SELECT profile FROM {latest} w WHERE "
     if absent_is_fine:
         return statement.among(f"{found} NOT ({test.surely})", f"{found} NOT ({test.may})", others=True)
     return statement.among(found + test.may, found + test.surely, others=False)

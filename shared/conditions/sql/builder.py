@@ -83,12 +83,27 @@ class Statement:
     def __init__(self, moment: Moment) -> None:
         self.moment = moment
         self.parameters: list[Any] = []
+        self._places: dict[tuple[str, str], str] = {}
+        self.shared: dict[str, str] = {}
         self.at = self.parameter(moment.at, "timestamptz")
 
+    @property
+    def nobody_entered(self) -> bool:
+        """Whether people are looked for who enter only now: nothing happened since their entry."""
+        entered_at = self.moment.entered_at
+        return entered_at is None or entered_at >= self.moment.at
+
     def parameter(self, value: Any, type_name: str) -> str:
-        """A placeholder for `value`, with its PostgreSQL type."""
-        self.parameters.append(value)
-        return f"${len(self.parameters)}::{type_name}"
+        """A placeholder for `value`, with its PostgreSQL type; the same one for the same value."""
+        key = (type_name, repr(value))
+        if key not in self._places:
+            self.parameters.append(value)
+            self._places[key] = f"${len(self.parameters)}::{type_name}"
+        return self._places[key]
+
+    def once(self, select: str) -> str:
+        """A name for the rows of `select`: what several conditions, or both bounds of one, ask for is read once."""
+        return self.shared.setdefault(select, f"q{len(self.shared) + 1}")
 
     def present(self, membership: str) -> str:
         """Whether the row of cdp.membership (by its alias) held at T."""
@@ -113,8 +128,11 @@ class Statement:
         :param surely: the same of those that surely do
         """
         if others:
-            return Bounds(upper=f"(person.profile NOT IN ({surely}))", lower=f"(person.profile NOT IN ({may}))")
-        return Bounds(upper=f"(person.profile IN ({may}))", lower=f"(person.profile IN ({surely}))")
+            return Bounds(upper=f"({self._among(surely, 'NOT IN')})", lower=f"({self._among(may, 'NOT IN')})")
+        return Bounds(upper=f"({self._among(may, 'IN')})", lower=f"({self._among(surely, 'IN')})")
+
+    def _among(self, select: str, sign: str) -> str:
+        return f"person.profile {sign} (SELECT profile FROM {self.once(select)})"
 
     def of_settled(self, bounds: Bounds) -> Bounds:
         """Bounds made of present rows: they say how it was at T only for people to whom nothing happened since."""

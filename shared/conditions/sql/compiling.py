@@ -38,8 +38,9 @@ def compile_sql(
     strengths = statement.parameter(list(STRENGTH.values()), "int[]")
     beyond = f"AND person.profile > {statement.parameter(after, 'uuid')}" if after else ""
     at_most = f"LIMIT {statement.parameter(limit, 'bigint')}" if limit is not None else ""
+    shared = "".join(f"{name} AS ({select}), " for select, name in statement.shared.items())
     sql = f"""
-WITH person AS (
+WITH {shared}person AS (
     SELECT m.profile, bool_and(m.to_at IS NULL) AND coalesce(p.last_learned_at <= {statement.at}, false) AS settled
     FROM cdp.membership m
     LEFT JOIN cdp.profile p ON p.id = m.profile

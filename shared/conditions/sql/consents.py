@@ -8,13 +8,13 @@ from shared.facts.consent import RESTRICTION
 
 
 def standing(statement: Statement, channel: str, topic: str) -> str:
-    """A SELECT of profile, node, state: what holds as of T for each address that said anything about the topic.
+    """The name of rows of profile, node, state: what holds as of T for each address that said anything about the topic.
 
     A complaint stays; else the last opt-out or pressed button counts (the more restrictive at one moment); else a grant.
     """
     of_channel, topics = statement.parameter(channel, "text"), statement.parameter([topic, ALL_TOPICS], "text[]")
     rank = f"CASE c.state WHEN 'withdrawn' THEN {RESTRICTION['withdrawn']} ELSE {RESTRICTION['confirmed']} END"
-    return (
+    return statement.once(
         "SELECT m.profile, c.node, CASE WHEN bool_or(c.state = 'complained') THEN 'complained' ELSE coalesce("
         f"(array_agg(c.state ORDER BY c.at DESC, {rank} DESC, c.id DESC) "
         "FILTER (WHERE c.state IN ('withdrawn', 'confirmed')))[1], "

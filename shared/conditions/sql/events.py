@@ -23,18 +23,17 @@ def count_bounds(
     """
     none_is_fine = fewest == 0
     if counted.since is not None:
-        # Nobody who is looked for in the base has entered yet: nothing happened since.
-        return UNDECIDED if statement.moment.entered_at else statement.constant(none_is_fine)
+        return statement.constant(none_is_fine) if statement.nobody_entered else UNDECIDED
     where = both([where_test(statement, "e.properties", counted.where), *([extra] if extra else [])])
-    counts = _grouped(statement, counted, where, same) if same else _counts(statement, counted, where)
+    counts = statement.once(_grouped(statement, counted, where, same) if same else _counts(statement, counted, where))
     if where.decided and same is None:
         right = _within("n_surely", "n_surely", fewest, most)
-        rows = f"SELECT profile FROM ({counts}) c WHERE {'NOT ' if none_is_fine else ''}({right})"
+        rows = f"SELECT profile FROM {counts} c WHERE {'NOT ' if none_is_fine else ''}({right})"
         return statement.among(rows, rows, others=none_is_fine)
     may, surely = _within("n_may", "n_surely", fewest, most), _within("n_surely", "n_may", fewest, most)
     if none_is_fine:
         may, surely = f"NOT ({surely})", f"NOT ({may})"
-    rows = f"SELECT profile FROM ({counts}) c WHERE "
+    rows = f"SELECT profile FROM {counts} c WHERE "
     return statement.among(rows + may, rows + surely, others=none_is_fine)
 
 

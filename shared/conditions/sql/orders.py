@@ -14,31 +14,31 @@ def counted_orders(statement: Statement, join: str = "") -> str:
 
 
 def figures(statement: Statement) -> str:
-    """A SELECT of profile, n, spent, last."""
-    return (
+    """The name of rows of profile, n, spent, last."""
+    return statement.once(
         "SELECT m.profile, count(*) AS n, sum(o.total - o.refunded) AS spent, max(o.at) AS last "
         f"{counted_orders(statement)} GROUP BY m.profile"
     )
 
 
 def refunds_alone(statement: Statement) -> str:
-    """A SELECT of profile, refunded: refunds of orders that nobody reported; of two reports of one the better counts."""
+    """The name of rows of profile, refunded: refunds of orders that nobody reported; of two reports of one the better counts."""
     best = (
         "SELECT DISTINCT ON (r.order_key, r.refund_key) r.node, r.amount, r.at FROM cdp.refund r "
         f"WHERE r.learned_at <= {statement.at} "
         "AND NOT EXISTS (SELECT FROM cdp.order_entity o WHERE o.key = r.order_key AND o.node IS NOT NULL) "
         "ORDER BY r.order_key, r.refund_key, r.trust DESC, r.at DESC, r.event DESC"
     )
-    return (
+    return statement.once(
         f"SELECT m.profile, sum(b.amount) AS refunded FROM ({best}) b {statement.owner('b.node')} "
         f"WHERE b.amount IS NOT NULL AND b.at <= {statement.at} GROUP BY m.profile"
     )
 
 
 def over_figures(statement: Statement, rows: str, test: Test, *, others: bool) -> Bounds:
-    """`test` over the rows of a SELECT with one row a profile.
+    """`test` over rows (by their name) of which there is one a profile.
 
     :param others: whether people without a row meet the condition
     """
-    found = f"SELECT profile FROM ({rows}) f WHERE {'NOT ' if others else ''}({test.expression})"
+    found = f"SELECT profile FROM {rows} f WHERE {'NOT ' if others else ''}({test.expression})"
     return statement.of_settled(statement.among(found, found, others=others))

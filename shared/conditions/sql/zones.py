@@ -23,15 +23,15 @@ def zone_bounds(statement: Statement, holds_in: Callable[[ZoneInfo], bool]) -> B
     latest = winning_trait(statement, TRAIT)
     zones = statement.parameter(unlike_shop, "text[]")
     found = (
-        f"SELECT profile FROM ({latest}) w "
+        f"SELECT profile FROM {latest} w "
         f"WHERE jsonb_typeof(w.value) = 'string' AND (w.value #>> '{{}}') COLLATE \"C\" = ANY({zones})"
     )
     return statement.among(found, found, others=in_shop)
 
 
 def winning_trait(statement: Statement, name: str) -> str:
-    """A SELECT of profile, value, folded, number: the trait as of T, last writer by (trust, time, id)."""
-    return (
+    """The name of rows of profile, value, folded, number: the trait as of T, last writer by (trust, time, id)."""
+    return statement.once(
         "SELECT DISTINCT ON (m.profile) m.profile, t.value, t.folded, t.number "
         f"FROM cdp.trait t {statement.owner('t.node')} "
         f"WHERE t.name = {statement.parameter(name, 'text')} AND t.learned_at <= {statement.at} "

@@ -1,0 +1,208 @@
+"""The management API of triggers, through HTTP: rules, versions, runs, decisions, and rules as files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from services.triggers import api
+from services.triggers.cli import apply_rules, diff_rules, read_rules
+from shared import errors
+from shared.auth import create_key
+from shared.errors import ConfigurationError
+from tests.service.test_triggers_cart import CART
+from tests.support.engine import at
+from tests.support.triggers import Shop, open_shop
+
+YAML = """
+name: seen
+enter: {on: Product Viewed, if: {cart: {not_empty: true}}}
+again: always
+steps:
+  - send: letter
+  - wait: 1d
+  - send: letter
+"""
+
+
+class Client:
+    """Calls as somebody with one scope."""
+
+    def __init__(self, app: FastAPI, keys: dict[str, str]) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, method: str, path: str, scope: str | None = "marketing", **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self._keys[scope]}"} if scope else {}
+        transport = httpx.ASGITransport(app=self._app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, headers=headers, **more)
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    async with open_shop(database_url) as shop:
+        yield shop
+
+
+@pytest.fixture
+async def keys(shop: Shop) -> dict[str, str]:
+    async with shop.triggers.database.transaction() as tx:
+        return {name: (await create_key(tx, f"anna ({name})", name, at()))[1] for name in ("read", "marketing")}
+
+
+@pytest.fixture
+def app(shop: Shop) -> FastAPI:
+    app = FastAPI()
+    app.state.database = shop.triggers.database
+    app.include_router(api.router(shop.triggers, shop.book, shop.world))
+    errors.install(app)
+    return app
+
+
+@pytest.fixture
+def call(app: FastAPI, keys: dict[str, str]) -> Client:
+    return Client(app, keys)
+
+
+async def test_a_rule_is_made_from_yaml_read_by_name_and_activated(call: Client) -> None:
+    made = await call("POST", "/v1/rules", content=YAML)
+    assert made.status_code == 201, made.text
+    assert made.json()["state"] == "draft"
+    read = (await call("GET", "/v1/rules/seen", "read")).json()
+    assert read["id"] == made.json()["id"]
+    assert [step["id"] for step in read["document"]["steps"]] == ["send-letter", "wait", "send-letter-2"]
+    assert (await call("POST", f"/v1/rules/{read['id']}/activate")).json()["state"] == "active"
+    listed = (await call("GET", "/v1/rules", "read")).json()
+    assert [(one["name"], one["state"]) for one in listed["items"]] == [("seen", "active")]
+
+
+async def test_a_mistake_is_answered_with_its_pointer(call: Client) -> None:
+    answer = await call("POST", "/v1/rules", json={"name": "x", "enter": {"on": "A"}, "steps": [{"sned": "x"}]})
+    assert answer.status_code == 422 and answer.headers["content-type"] == "application/problem+json"
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "#/steps/0/sned" and "did you mean 'send'?" in error["detail"]
+    assert (await call("POST", "/v1/rules", content="a: [")).status_code == 400
+    assert (await call("POST", "/v1/rules", content=b"\xff\xfe")).status_code == 400
+    assert (await call("GET", "/v1/rules/nothing", "read")).status_code == 404
+
+
+async def test_a_key_without_the_scope_changes_nothing(call: Client) -> None:
+    assert (await call("POST", "/v1/rules", "read", content=YAML)).status_code == 403
+    assert (await call("POST", "/v1/rules", None, content=YAML)).status_code == 401
+    assert (await call("GET", "/v1/rules", "read")).json()["items"] == []
+
+
+async def test_versions_have_author_and_differences(call: Client) -> None:
+    await call("POST", "/v1/rules", params={"activate": "true"}, content=YAML)
+    edited = await call("PUT", "/v1/rules/seen", content=YAML.replace("wait: 1d", "wait: 2d"))
+    assert (edited.json()["version"], edited.json()["result"]) == (2, "changed")
+    assert (await call("PUT", "/v1/rules/seen", content=YAML.replace("wait: 1d", "wait: 2d"))).json()["result"] == "unchanged"
+    newest, first = (await call("GET", "/v1/rules/seen/versions", "read")).json()["items"]
+    assert newest["author"] == "anna (marketing)"
+    assert newest["differences"] == [{"at": "#/steps/wait/wait", "before": "1d", "after": "2d"}]
+    assert (first["version"], first["differences"]) == (1, [])
+    page = (await call("GET", "/v1/rules/seen/versions", "read", params={"limit": 1})).json()
+    assert page["next"] == 2 and page["items"][0]["differences"] == newest["differences"]
+
+
+async def test_changes_are_in_the_change_log(call: Client, shop: Shop) -> None:
+    await call("POST", "/v1/rules", content=YAML)
+    await call("POST", "/v1/rules/seen/activate")
+    rows = await shop.fetch("SELECT principal, action FROM platform.change_log ORDER BY at, id")
+    assert [tuple(row) for row in rows] == [("anna (marketing)", "rule.create"), ("anna (marketing)", "rule.active")]
+
+
+async def test_the_schema_is_published(call: Client) -> None:
+    found = (await call("GET", "/v1/rules/schema", "read")).json()
+    assert found["title"] == "Dripline rule" and "steps" in found["$defs"]
+
+
+async def test_why_and_why_not_and_the_report(call: Client, shop: Shop) -> None:
+    await shop.rule(**CART | {"holdout": "100%"})
+    await shop.adds(at())
+    await shop.buys(at(minutes=30), user="boris")
+    await shop.adds(at(), "boris", product="p-3")
+    await shop.watermark(at(hours=1))
+    await shop.buys(at(hours=2), "o-2")
+    await shop.watermark(at(days=5))
+    profiles = {row["value"]: str(row["profile"]) for row in await shop.fetch("SELECT value, profile FROM cdp.node")}
+    decisions = (await call("GET", "/v1/decisions", "read", params={"profile": profiles["anna"]})).json()["items"]
+    assert [one["what"] for one in decisions] == ["outcome", "goal", "entered"]
+    assert decisions[-1]["seen"][0]["holds"] is True and "intended" in decisions[-1]["effects"][0]
+    runs = (await call("GET", "/v1/runs", "read", params={"rule": "abandoned-cart"})).json()["items"]
+    assert [(one["ended_as"], one["ghost"], one["revenue"]) for one in runs] == [("goal", True, 1500.0)]
+    assert (await call("GET", f"/v1/runs/{runs[0]['id']}", "read")).json()["rule_name"] == "abandoned-cart"
+    why = await call("GET", "/v1/decisions/why-not", "read", params={"rule": "abandoned-cart", "profile": profiles["boris"]})
+    assert why.json()["why"].startswith("stopped before entry: Order Completed (order o-1) at 2026-03-02 10:30")
+    report = (await call("GET", "/v1/rules/abandoned-cart/report", "read")).json()
+    assert report["entered"] == 1 and report["held_out"]["goals"] == 1 and report["held_out"]["ended"] == {"goal": 1}
+
+
+async def test_lists_page_by_cursor(call: Client, shop: Shop) -> None:
+    await shop.rule(again="always")
+    for second in range(5):
+        await shop.post(shop.event("Product Viewed", at(seconds=second), f"user-{second}"))
+    await shop.watermark(at(minutes=1))
+    seen: list[int] = []
+    cursor: str | None = None
+    while True:
+        page = (await call("GET", "/v1/decisions", "read", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        seen += [one["seq"] for one in page["items"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == 5
+    assert (await call("GET", "/v1/decisions", "read", params={"cursor": "nonsense"})).status_code == 422
+
+
+# ── rules as files ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_folder_is_read_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(YAML)
+    (tmp_path / "offers.yml").write_text("welcome: {form: footer}")
+    assert [rule["name"] for _, rule in read_rules(tmp_path)] == ["seen"]
+    (tmp_path / "b.yml").write_text(YAML)
+    with pytest.raises(ConfigurationError, match="both hold a rule called 'seen'"):
+        read_rules(tmp_path)
+    (tmp_path / "b.yml").write_text(YAML.replace("send: letter", "sned: letter"))
+    with pytest.raises(ConfigurationError, match=r"b\.yml: /steps/0/sned .*did you mean 'send'"):
+        read_rules(tmp_path)
+    with pytest.raises(ConfigurationError, match="no file or folder"):
+        read_rules(tmp_path / "nowhere")
+
+
+@pytest.fixture
+async def served(app: FastAPI) -> AsyncIterator[str]:
+    """The routes on a port."""
+    import asyncio
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await task
+
+
+async def test_a_folder_is_applied_and_applied_again(served: str, keys: dict[str, str], tmp_path: Path) -> None:
+    import asyncio
+
+    (tmp_path / "seen.yml").write_text(YAML)
+
+    async def lines(work: Any, **more: Any) -> list[str]:
+        return await asyncio.to_thread(lambda: list(work(tmp_path, served, keys["marketing"], **more)))
+
+    assert await lines(diff_rules) == ["rule seen: new"]
+    assert await lines(apply_rules, activate=True) == ["rule seen: made, version 1, active"]
+    assert await lines(apply_rules, activate=True) == ["rule seen: as it was, version 1, active"]
+    (tmp_path / "seen.yml").write_text(YAML.replace("wait: 1d", "wait: 3d"))
+    assert await lines(diff_rules) == ["rule seen: changes", "    #/steps/wait/wait: 1d → 3d"]
+    assert (await lines(apply_rules))[0] == "rule seen: changed, version 2, active"
+    with pytest.raises(ConfigurationError, match="No valid API key"):
+        await asyncio.to_thread(lambda: list(apply_rules(tmp_path, served, "wrong")))
