@@ -156,7 +156,9 @@ def _worthiest(rows: list[Alternative], open_rows: list[Alternative], stakes: St
         text = f"the best channel, {best.channel}, would bring {_money(best.net)}: not worth a message"
         return Choice(alternatives=rows, reason=Reason("not-worth-it", text))
     if stakes.rival is not None and stakes.rival > (worth[0].net or ZERO):
-        text = f"{stakes.rival_name or 'another message'} is worth {_money(stakes.rival)}, this one {_money(worth[0].net)}"
+        text = (
+            f"{stakes.rival_name or 'another message'} is worth {_money(stakes.rival)}, this one {_money(worth[0].net)}"
+        )
         return Choice(alternatives=rows, reason=Reason("outbid", text))
     best_probability = ONE - stakes.explore * len(worth) / (len(worth) + 1)
     if draw >= stakes.explore:

@@ -116,9 +116,7 @@ class Claimer:
             if channel.name in wanted and one.template is not None:
                 adapter = one.adapters[channel.name]
                 try:
-                    text = render(
-                        one.template, adapter.part, variables, self._signer, one.due.id, self._shop.hosts
-                    )
+                    text = render(one.template, adapter.part, variables, self._signer, one.due.id, self._shop.hosts)
                     price = adapter.price(text, channel.unit_cost)
                     texts[channel.name] = text
                     channel = msgspec.structs.replace(channel, text=Text(cost=price.cost, units=price.units))
@@ -131,7 +129,10 @@ class Claimer:
 
     def _variables(self, one: Gathered) -> dict[str, object]:
         intent, message = one.due.intent, one.due.id
-        links = {"unsubscribe": self._signer.url("unsubscribe", message), "preferences": self._signer.url("unsubscribe", message)}
+        links = {
+            "unsubscribe": self._signer.url("unsubscribe", message),
+            "preferences": self._signer.url("unsubscribe", message),
+        }
         if one.inputs.purpose == "confirmation":
             links = {"confirm": self._signer.url("confirm", message)}
         return view(
@@ -162,7 +163,11 @@ class Claimer:
             await claims.lock(tx, locks)
             pairs = [(g, texts) for g, texts in zip(taken.gathered, rendered, strict=True) if g.due.id in ours]
             nodes = await self._nodes(tx, [g.due for g, _ in pairs])
-            grown = [g.due.id for (g, _), found in zip(pairs, nodes, strict=True) if not {("node", n) for n in found} <= locks]
+            grown = [
+                g.due.id
+                for (g, _), found in zip(pairs, nodes, strict=True)
+                if not {("node", n) for n in found} <= locks
+            ]
             if grown:
                 await claims.give_back(tx, grown)
                 pairs = [(g, texts) for g, texts in pairs if g.due.id not in grown]
@@ -238,4 +243,3 @@ def _stored(one: Gathered, decision: Decision, texts: dict[str, Rendered]) -> St
 def _count(decisions: Sequence[Decision]) -> None:
     for decision in decisions:
         DECISIONS.labels(decision.act, decision.reason.code if decision.reason else "", decision.channel or "").inc()
-

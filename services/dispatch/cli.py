@@ -51,18 +51,20 @@ def _put_offer(server: _Server, offer: OfferDocument) -> str:
 
 class _Server:
     def __init__(self, url: str, key: str) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"{url} is no address of a server: it must begin with http:// or https://.")
         self._url, self._key = url, key
 
     def call(self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = (200, 201)) -> tuple[int, Any]:
         """Status and JSON; raises ConfigurationError with what the server said against it."""
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310 - http or https, see __init__
             f"{self._url}{path}",
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
             headers={"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as problem:
             if problem.code in accept:
@@ -78,4 +80,6 @@ def _said(problem: urllib.error.HTTPError) -> str:
     except ValueError:
         return f"{problem.code} {problem.reason}"
     details = [f"{error.get('pointer', '')} {error.get('detail', '')}" for error in document.get("errors", [])]
-    return "; ".join([f"{problem.code} {document.get('title', '')}", document.get("detail") or "", *details]).replace("; ;", ";")
+    return "; ".join([f"{problem.code} {document.get('title', '')}", document.get("detail") or "", *details]).replace(
+        "; ;", ";"
+    )

@@ -74,7 +74,9 @@ def _without_channel(
     choice: Choice,
 ) -> Decision:
     """Silence; unless a channel that only waits for the morning is worth it: then the same again at that hour."""
-    sleeping = [channel for channel, reason, _ in judged.values() if reason is not None and reason.code == "quiet-hours"]
+    sleeping = [
+        channel for channel, reason, _ in judged.values() if reason is not None and reason.code == "quiet-hours"
+    ]
     awake = choose([_option(channel, None) for channel in sleeping], stakes, inputs.draw) if sleeping else None
     if awake is None or awake.channel is None:
         only_night = awake is not None and choice.reason is not None and choice.reason.code == "quiet-hours"
@@ -89,7 +91,9 @@ def _without_channel(
     if until > inputs.valid_until:
         text = f"quiet hours end at {until:%Y-%m-%d %H:%M} UTC, after it was valid ({inputs.valid_until:%Y-%m-%d %H:%M} UTC)"
         return Decision(act="withhold", reason=Reason("late", text), alternatives=choice.alternatives)
-    reason = Reason("quiet-hours", f"waits for {until:%Y-%m-%d %H:%M} UTC: {choice.reason.text if choice.reason else ''}")
+    reason = Reason(
+        "quiet-hours", f"waits for {until:%Y-%m-%d %H:%M} UTC: {choice.reason.text if choice.reason else ''}"
+    )
     return Decision(act="postpone", reason=reason, until=until, alternatives=choice.alternatives)
 
 

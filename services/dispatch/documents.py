@@ -113,5 +113,7 @@ def _read(kind: type[Document], document: Any, file: Path) -> Document:
     try:
         return kind.model_validate(document)
     except pydantic.ValidationError as problem:
-        complaints = ["/".join(map(str, e["loc"])) + ": " + e["msg"].removeprefix("Value error, ") for e in problem.errors()]
+        complaints = [
+            "/".join(map(str, e["loc"])) + ": " + e["msg"].removeprefix("Value error, ") for e in problem.errors()
+        ]
         raise ConfigurationError(f"{file}: " + "; ".join(complaints)) from None

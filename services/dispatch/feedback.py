@@ -59,4 +59,3 @@ def _record(event: Event) -> Outgoing:
         event.id, "dripline/dispatch", event.name, event.occurred_at, str(event.origin)
     )
     return Outgoing(EVENTS, str(event.origin).encode(), encode(event), dict(headers))
-

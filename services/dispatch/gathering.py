@@ -132,14 +132,18 @@ async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroun
     known = await facts(
         tx,
         [
-            FactsQuestion(node=one.intent.origin, names=guard.needs.names, since=guards.look_back(one.intent.guard, guard, now))
+            FactsQuestion(
+                node=one.intent.origin, names=guard.needs.names, since=guards.look_back(one.intent.guard, guard, now)
+            )
             for one, guard in zip(due, parsed, strict=True)
         ],
     )
     events = await events_of(
         tx,
         [
-            EventsQuestion(nodes=one_facts.nodes if one_facts else [], names=guard.names, learned_after=one.intent.guard.since)
+            EventsQuestion(
+                nodes=one_facts.nodes if one_facts else [], names=guard.names, learned_after=one.intent.guard.since
+            )
             for one, guard, one_facts in zip(due, parsed, known, strict=True)
         ],
     )
@@ -201,7 +205,11 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         problem=problem,
         asked=[one.pinned] if one.pinned else intent.channels,
         addressed=node,
-        channels=[_channel(row, adapters[row.name], one, known, people, world) for row in base.channels if row.name in adapters],
+        channels=[
+            _channel(row, adapters[row.name], one, known, people, world)
+            for row in base.channels
+            if row.name in adapters
+        ],
         switches=base.switches,
         caps=base.policy.caps,
         purged_at=people.purged.get(node) if node else None,
@@ -291,7 +299,9 @@ def _addresses(
     return [_address(address.node, address.status, address.last_seen, channel, consent, people) for address in found]
 
 
-def _address(node: UUID, status: str, last_seen: datetime | None, channel: str, consent: str, people: _People) -> Address:
+def _address(
+    node: UUID, status: str, last_seen: datetime | None, channel: str, consent: str, people: _People
+) -> Address:
     suppression = people.suppressions.get((node, "*")) or people.suppressions.get((node, channel))
     rows = [row for row in people.consents.get(node, []) if row.channel == consent]
     return Address(node=node, status=status, last_seen=last_seen, consents=rows, suppression=suppression)

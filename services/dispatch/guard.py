@@ -86,7 +86,9 @@ def judge(guard: Guard, parsed: Parsed, facts: Facts, events: Sequence[EventFact
         event, at = against
         order = f" {event.order_key}" if event.order_key else ""
         text = f"{event.name}{order} at {at:%Y-%m-%d %H:%M:%S} UTC, after the rule was entered"
-        return GuardVerdict(holds=False, reason=Reason("guard", text), seen=[{"event": str(event.id), "name": event.name}])
+        return GuardVerdict(
+            holds=False, reason=Reason("guard", text), seen=[{"event": str(event.id), "name": event.name}]
+        )
     seen: list[dict[str, Any]] = []
     for condition in parsed.conditions:
         verdict = explain(condition, facts, moment)

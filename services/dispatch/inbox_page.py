@@ -14,12 +14,14 @@ from urllib.parse import urlencode
 import asyncpg
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1f2933;--soft:#616e7c;--paper:#fff;--back:#f2f4f3;--green:#0b6e4f;--line:#dfe4e2;--amber:#9a5b00;--red:#a1283b}
+:root{color-scheme:light dark;--ink:#1f2933;--soft:#616e7c;--paper:#fff;--back:#f2f4f3;--green:#0b6e4f;--line:#dfe4e2;
+--amber:#9a5b00;--red:#a1283b}
 @media(prefers-color-scheme:dark){:root{--ink:#e8ecea;--soft:#9aa5a0;--paper:#1d2422;--back:#121816;--green:#4fbd97;--line:#333d39;
 --amber:#e0a64a;--red:#e5808f}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--back);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
-header{padding:1rem 1.5rem;display:flex;gap:1.5rem;align-items:baseline;flex-wrap:wrap;border-bottom:1px solid var(--line);background:var(--paper)}
+header{padding:1rem 1.5rem;display:flex;gap:1.5rem;align-items:baseline;flex-wrap:wrap;
+border-bottom:1px solid var(--line);background:var(--paper)}
 header b{color:var(--green);font-size:1.1rem}
 nav{display:flex;gap:.4rem;flex-wrap:wrap}
 nav a{padding:.15rem .7rem;border-radius:99px;border:1px solid var(--line);color:var(--ink);text-decoration:none}
@@ -27,8 +29,8 @@ nav a.on{background:var(--green);border-color:var(--green);color:var(--paper)}
 main{max-width:64rem;margin:1.25rem auto;padding:0 1rem}
 a{color:var(--green)}
 .list{background:var(--paper);border:1px solid var(--line);border-radius:10px;overflow:hidden}
-.row{display:grid;grid-template-columns:5.5rem minmax(0,1fr) auto;gap:.25rem 1rem;padding:.65rem 1rem;border-bottom:1px solid var(--line);
-color:inherit;text-decoration:none}
+.row{display:grid;grid-template-columns:5.5rem minmax(0,1fr) auto;gap:.25rem 1rem;padding:.65rem 1rem;
+border-bottom:1px solid var(--line);color:inherit;text-decoration:none}
 .row:last-child{border:0}
 .row:hover{background:var(--back)}
 .row small,.soft{color:var(--soft)}
@@ -98,7 +100,8 @@ def message_page(
     """One message: as it looks, why it was sent or not, where its links lead, what came back."""
     parts = [_head(row)]
     if row["html"]:
-        frame = f'<iframe sandbox="allow-popups allow-popups-to-escape-sandbox" src="/inbox/{row["id"]}/letter" title="The letter"></iframe>'
+        sandbox = "allow-popups allow-popups-to-escape-sandbox"
+        frame = f'<iframe sandbox="{sandbox}" src="/inbox/{row["id"]}/letter" title="The letter"></iframe>'
         parts.append(f"<section><h2>As it looks</h2>{frame}</section>")
     if row["body"]:
         title = "Text part" if row["html"] else "Text"
@@ -121,7 +124,11 @@ def _filters(channel: str | None, state: str | None) -> str:
     def link(text: str, **chosen: str | None) -> str:
         now = {"channel": channel, "state": state, **chosen}
         query = urlencode({name: value for name, value in now.items() if value})
-        on = ' class="on"' if all({"channel": channel, "state": state}[name] == value for name, value in chosen.items()) else ""
+        on = (
+            ' class="on"'
+            if all({"channel": channel, "state": state}[name] == value for name, value in chosen.items())
+            else ""
+        )
         return f'<a{on} href="/inbox{"?" + escape(query) if query else ""}">{escape(text)}</a>'
 
     channels = [link("all channels", channel=None), *(link(name, channel=name) for name in _CHANNELS)]
@@ -136,7 +143,7 @@ def _row(row: asyncpg.Record) -> str:
     return (
         f'<a class="row" href="/inbox/{row["id"]}"><small>{_time(row["sent_at"] or row["updated_at"])}</small>'
         f'<span class="what">{escape(preview)}</span><span class="tag {escape(row["state"])}">{escape(row["state"])}</span>'
-        f'<small>{escape(row["channel"] or "–")}</small><small>{escape(row["rule_name"])} · {escape(row["template"])}{to}</small>'
+        f"<small>{escape(row['channel'] or '–')}</small><small>{escape(row['rule_name'])} · {escape(row['template'])}{to}</small>"
         f"<span></span>{'<span></span>' + reason if reason else ''}</a>"
     )
 
@@ -146,7 +153,10 @@ def _head(row: asyncpg.Record) -> str:
         ("To", row["address"]),
         ("Channel", row["channel"]),
         ("Rule", f"{row['rule_name']}, step {row['step']}"),
-        ("Template", f"{row['template']}, version {row['template_version']}" if row["template_version"] else row["template"]),
+        (
+            "Template",
+            f"{row['template']}, version {row['template_version']}" if row["template_version"] else row["template"],
+        ),
         ("Cost", f"{row['cost']:.2f}" if row["cost"] is not None else None),
         ("Decided", _time(row["decided_at"])),
         ("Sent", _time(row["sent_at"]) if row["sent_at"] else None),
@@ -166,9 +176,15 @@ def _head(row: asyncpg.Record) -> str:
 def _reasons(alternatives: Sequence[asyncpg.Record], row: asyncpg.Record) -> str:
     if not alternatives:
         return ""
-    heads = "".join(f"<th>{name}</th>" for name in ("channel", "reach × act − base", "value", "cost", "erosion", "net", ""))
+    heads = "".join(
+        f"<th>{name}</th>" for name in ("channel", "reach × act − base", "value", "cost", "erosion", "net", "")
+    )
     body = "".join(_alternative(one, chosen=one["channel"] == row["channel"]) for one in alternatives)
-    nothing = "" if row["kind"] == "transactional" else "<tr><td>nothing</td><td></td><td></td><td></td><td></td><td>0.00</td><td></td></tr>"
+    nothing = (
+        ""
+        if row["kind"] == "transactional"
+        else "<tr><td>nothing</td><td></td><td></td><td></td><td></td><td>0.00</td><td></td></tr>"
+    )
     return (
         f'<section><h2>Why this channel</h2><div class="scroll"><table><tr>{heads}</tr>{body}{nothing}</table></div>'
         '<p class="soft">net = (reach × act − base) × value − cost − erosion. The greatest net above zero is used.</p></section>'
@@ -206,5 +222,6 @@ def _page(shop: str, title: str, nav: str, body: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)} · {escape(shop)}</title><style>{_STYLE}</style></head><body>"
-        f'<header><b><a href="/inbox">Inbox</a></b><span class="soft">{escape(shop)}</span>{nav}</header><main>{body}</main></body></html>'
+        f'<header><b><a href="/inbox">Inbox</a></b><span class="soft">{escape(shop)}</span>{nav}</header>'
+        f"<main>{body}</main></body></html>"
     )

@@ -14,7 +14,8 @@ _STYLE = """
 :root{color-scheme:light dark;--ink:#1f2933;--soft:#616e7c;--paper:#fff;--back:#f2f4f3;--green:#0b6e4f;--line:#d5dad8}
 @media(prefers-color-scheme:dark){:root{--ink:#e8ecea;--soft:#9aa5a0;--paper:#1d2422;--back:#121816;--green:#3fa37f;--line:#333d39}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--back);color:var(--ink);font:17px/1.55 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
+body{margin:0;background:var(--back);color:var(--ink);
+font:17px/1.55 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
 main{max-width:30rem;margin:12vh auto;padding:2.25rem;background:var(--paper);border-radius:14px;box-shadow:0 1px 3px #0002}
 header{color:var(--green);font-weight:700;margin-bottom:1.25rem}
 h1{font-size:1.45rem;line-height:1.3;margin:0 0 .75rem}
@@ -102,7 +103,12 @@ def out_already(shop: str) -> HTMLResponse:
 
 def complained(shop: str) -> HTMLResponse:
     """A complaint is lifted by nobody but people who talk to each other."""
-    return _page(shop, "Not possible here", "<p>There was a complaint about letters to this address. Please write to us.</p>", 409)
+    return _page(
+        shop,
+        "Not possible here",
+        "<p>There was a complaint about letters to this address. Please write to us.</p>",
+        409,
+    )
 
 
 def gone(shop: str, expired: bool = False) -> HTMLResponse:

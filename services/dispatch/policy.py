@@ -39,7 +39,9 @@ def message_reason(inputs: Inputs) -> Reason | None:
     for switch in inputs.switches:
         if switch.scope == "all" or (switch.scope == "rule" and switch.name in (inputs.rule_name, str(inputs.rule))):
             what = "everything" if switch.scope == "all" else f"the rule {inputs.rule_name}"
-            return Reason("switched-off", f"somebody switched off {what}" + (f": {switch.reason}" if switch.reason else ""))
+            return Reason(
+                "switched-off", f"somebody switched off {what}" + (f": {switch.reason}" if switch.reason else "")
+            )
     if inputs.now > inputs.valid_until:
         return Reason("late", f"it was valid until {_moment(inputs.valid_until)}")
     if not inputs.known:
@@ -59,7 +61,9 @@ def channel_reason(inputs: Inputs, channel: Channel) -> tuple[Reason | None, Add
         if switch.scope == "channel" and switch.name == channel.name:
             return Reason("switched-off", "somebody switched the channel off"), None
     if not channel.addresses:
-        return Reason("no-address", "no address" if inputs.addressed is None else "the request names another address"), None
+        return Reason(
+            "no-address", "no address" if inputs.addressed is None else "the request names another address"
+        ), None
     judged = [(address_reason(inputs, channel, address), address) for address in by_preference(channel.addresses)]
     reason, address = next((pair for pair in judged if pair[0] is None), judged[0])
     if reason is None and channel.name in inputs.tried:
@@ -107,7 +111,9 @@ def _cap_reason(inputs: Inputs, channel: Channel, address: Address) -> Reason | 
             code = "limit" if inputs.purpose == "confirmation" else "cap"
             what = {"person": "this person", "address": "this address"}.get(cap.scope, f"this {cap.scope}")
             per = "a day" if cap.per == "day" else f"in {cap.per}"
-            return Reason(code, f"{what} has had {count} of at most {cap.limit} {cap.purpose or ''} messages{over} {per}")
+            return Reason(
+                code, f"{what} has had {count} of at most {cap.limit} {cap.purpose or ''} messages{over} {per}"
+            )
     return None
 
 
@@ -118,7 +124,9 @@ def _counted(cap: Cap, inputs: Inputs, channel: Channel, address: Address) -> in
         return inputs.source_count
     since = window_start(cap.per, inputs.now, ZoneInfo(inputs.zone))
     limited_to = channel.name if cap.channel or cap in channel.caps else None
-    return sum(1 for contact in inputs.contacts if _counts(contact, cap, since, limited_to, address.node, inputs.message))
+    return sum(
+        1 for contact in inputs.contacts if _counts(contact, cap, since, limited_to, address.node, inputs.message)
+    )
 
 
 def _counts(contact: Contact, cap: Cap, since: datetime, channel: str | None, node: UUID, message: UUID) -> bool:
@@ -135,7 +143,9 @@ def _confirmation_reason(inputs: Inputs) -> Reason | None:
     if inputs.addressed is None:
         return Reason("no-address", "a confirmation mail goes to the address of a request, and there is none")
     if inputs.purged_at is not None and inputs.now < inputs.purged_at + PURGE_SILENCE:
-        text = f"the address was purged at {_moment(inputs.purged_at)} and is left in peace for {PURGE_SILENCE.days} days"
+        text = (
+            f"the address was purged at {_moment(inputs.purged_at)} and is left in peace for {PURGE_SILENCE.days} days"
+        )
         return Reason("limit", text)
     return None
 

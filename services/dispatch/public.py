@@ -34,7 +34,9 @@ def router(context: Context, signer: Signer, subscriptions: Subscriptions) -> AP
         read = signer.read("click", token)
         url = None
         if read is not None:
-            url = await subscriptions.clicked(read.message, read.number, _agent(request), record=request.method == "GET")
+            url = await subscriptions.clicked(
+                read.message, read.number, _agent(request), record=request.method == "GET"
+            )
         return RedirectResponse(url, 302, _NO_STORE) if url else pages.gone(shop)
 
     @routes.api_route("/o/{token}", methods=["GET", "HEAD"])
@@ -123,5 +125,3 @@ def _agent(request: Request) -> str:
 def _proof(request: Request) -> dict[str, Any]:
     """What is kept of a pressed button besides its time."""
     return {"ip": request.client.host if request.client else None, "user_agent": _agent(request)}
-
-

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
+from msgspec.structs import replace
 
 from services.dispatch.channels.base import Adapter, Exchange, Result, StartBy, TooLate
 from services.dispatch.consents import standing
@@ -39,7 +40,13 @@ MOST_REPEATS = 3
 class Sender:
     """Calls providers for what is chosen. Exchanges in progress are bounded for each adapter."""
 
-    def __init__(self, context: Context, adapters: Mapping[str, Adapter], prefixes: Mapping[str, str], consents: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        adapters: Mapping[str, Adapter],
+        prefixes: Mapping[str, str],
+        consents: Mapping[str, str],
+    ) -> None:
         """:param prefixes: how events of a channel begin; :param consents: its name in the consent ledgers"""
         self._context, self._adapters, self._prefixes, self._consents = context, adapters, prefixes, consents
         self._calling: dict[str, int] = dict.fromkeys(adapters, 0)
@@ -74,7 +81,11 @@ class Sender:
 
     async def start_calls(self) -> int:
         """One short transaction for those whose calls start now; returns how many messages it moved."""
-        free = {name: a.sessions - self._calling[name] for name, a in self._adapters.items() if a.sessions > self._calling[name]}
+        free = {
+            name: a.sessions - self._calling[name]
+            for name, a in self._adapters.items()
+            if a.sessions > self._calling[name]
+        }
         if not free:
             return 0
         begun = time.monotonic()
@@ -92,7 +103,9 @@ class Sender:
                 await calls.withhold(tx, forbidden, now)
                 await calls.uncount(tx, [one for one in chosen if one not in going])
             if going:
-                await calls.to_calling(tx, going, {n: a.timeout.total_seconds() for n, a in self._adapters.items()}, now)
+                await calls.to_calling(
+                    tx, going, {n: a.timeout.total_seconds() for n, a in self._adapters.items()}, now
+                )
         await self._context.hooks.reach("dispatch.calling")
         for one in going:
             self._calling[one.adapter] += 1
@@ -169,7 +182,7 @@ class Sender:
             charges = [
                 (one, number, result.charged if result.charged is not None else one.cost)
                 for one, number, result in done
-                if result.outcome == "sent"
+                if result.outcome in ("sent", "unknown")  # what may have been taken is paid for: spending has a ceiling
             ]
             if charges:
                 await calls.charge(tx, charges, now)
@@ -179,7 +192,9 @@ class Sender:
             bounced = [(one, result.detail) for one, _, result in done if result.outcome == "bounced"]
             if bounced:
                 await suppress_bounced(tx, bounced, self._kinds(), now, self._context.bits)
-            events = [event for one, number, result in done if (event := self._event(one, number, result, now)) is not None]
+            events = [
+                event for one, number, result in done if (event := self._event(one, number, result, now)) is not None
+            ]
             published = await publish(tx, events)
         self._after(done, answered, published)
 
@@ -188,7 +203,7 @@ class Sender:
 
     def _after(self, done: Sequence[tuple[Chosen, int, Result]], answered: Sequence[Answered], published: bool) -> None:
         for one, _, result in done:
-            if result.outcome == "sent":
+            if result.outcome in ("sent", "unknown"):
                 COST.labels(one.channel).inc(float(result.charged if result.charged is not None else one.cost))
         for judged in answered:
             if judged.outcome == "unknown":
@@ -259,25 +274,25 @@ def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatabl
 
     *Unknown*: marketing is never tried again, unless the provider tells a repeat by its key; transactional mail is.
     """
-    common = {"message": one.id, "number": number, "detail": result.detail, "provider_id": result.provider_id}
+    base = Answered(one.id, number, result.outcome, "", detail=result.detail, provider_id=result.provider_id)
     match result.outcome:
         case "sent":
-            return Answered(**common, outcome="sent", state="sent", charged=result.charged)
+            return replace(base, state="sent", charged=result.charged)
         case "bounced" | "failed":
             code = "bounced" if result.outcome == "bounced" else "refused"
-            return Answered(**common, outcome=result.outcome, state="failed", reason_code=code, reason=result.detail)
+            return replace(base, state="failed", reason_code=code, reason=result.detail)
         case "retry" if result is _LATE:
-            return Answered(**common, outcome="late", state="queued", due_at=now)
+            return replace(base, outcome="late", state="queued", due_at=now)
         case "retry":
             due = now + BACK_OFF[min(number, len(BACK_OFF)) - 1]
             if number >= MOST_ATTEMPTS or due > one.valid_until:
                 text = f"{number} attempts, the last: {result.detail}"
-                return Answered(**common, outcome="retry", state="failed", reason_code="exhausted", reason=text)
-            return Answered(**common, outcome="retry", state="queued", due_at=due)
+                return replace(base, state="failed", reason_code="exhausted", reason=text)
+            return replace(base, state="queued", due_at=due)
     again = one.repeats < MOST_REPEATS and now <= one.valid_until and (repeatable or one.kind == "transactional")
     if again:
-        return Answered(**common, outcome="unknown", state="queued", due_at=now, pinned=one.channel, repeat=True)
-    return Answered(**common, outcome="unknown", state="unknown", reason_code="unknown", reason=result.detail)
+        return replace(base, state="queued", due_at=now, pinned=one.channel, repeat=True)
+    return replace(base, state="unknown", reason_code="unknown", reason=result.detail)
 
 
 async def _forbidden(tx: Tx, chosen: Sequence[Chosen], channels: Mapping[str, str]) -> list[tuple[UUID, str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from shared.consumer import Consumer
 from shared.events import MESSAGES
 from shared.service import Context, Loop, Service
 from shared.settings import Settings
-from shared.wake import DISPATCH_DUE, WATERMARK
+from shared.wake import DISPATCH_DUE, WATERMARK, Listener
 
 GROUP = SCHEMA = "dispatch"
 KINDS = ("transactional", "marketing")
@@ -88,14 +88,18 @@ class Dispatch:
                 something_new.event.clear()
                 if await self.claimer.claim(kind):
                     continue
-                due = await self._next_due(kind)
-                await _wait(listener.wait, lambda due=due: something_new.event.is_set() or self._is_due(due))
+                await self._wait(listener, something_new, await self._next_due(kind))
         finally:
             listener.close()
             something_new.close()
 
-    def _is_due(self, due: datetime | None) -> bool:
-        return due is not None and due <= self.context.clock.now()
+    async def _wait(self, listener: Listener, something_new: Listener, due: datetime | None) -> None:
+        """Until there is something new, or the queue's first is due, or FALLBACK seconds."""
+        end = time.monotonic() + FALLBACK
+        while (left := end - time.monotonic()) > 0:
+            await listener.wait(left)
+            if something_new.event.is_set() or (due is not None and due <= self.context.clock.now()):
+                return
 
     async def _next_due(self, kind: str) -> datetime | None:
         async with self.context.database.connection() as connection:
@@ -130,15 +134,6 @@ class Dispatch:
             await adapter.close()
 
 
-async def _wait(woken: Callable[[float], object], due: Callable[[], bool]) -> None:
-    """Until woken with something to do, or FALLBACK seconds."""
-    end = time.monotonic() + FALLBACK
-    while (left := end - time.monotonic()) > 0:
-        await woken(left)  # type: ignore[misc]
-        if due():
-            return
-
-
 def shop_of(settings: Settings) -> Shop:
     """The shop as templates know it."""
     url = f"https://{sorted(settings.shop_hosts)[0]}/" if settings.shop_hosts else f"{settings.origin}/"
@@ -162,5 +157,3 @@ async def build(context: Context, folders: Sequence[Path] = ()) -> Service:
         close=dispatch.close,
         polls=lambda: dispatch.consumer.last_poll,
     )
-
-

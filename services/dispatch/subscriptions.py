@@ -66,7 +66,9 @@ class Subscriptions:
             topics = [sent.topic]
         return Subscription(sent, topics, not topics)
 
-    async def withdraw(self, message: UUID, topics: Sequence[str] | None, by: str, proof: Mapping[str, Any]) -> Sent | None:
+    async def withdraw(
+        self, message: UUID, topics: Sequence[str] | None, by: str, proof: Mapping[str, Any]
+    ) -> Sent | None:
         """Takes consent back: for `topics`, or for all. `by`: how it was said (page, one-click). None: unknown message.
 
         Returns when no call to the address that began before is open any more.
@@ -190,7 +192,9 @@ class Subscriptions:
         """The pixel was loaded: the first time is told as an event."""
         await self._hit(message, "open", 0, user_agent)
 
-    async def _hit(self, message: UUID, kind: Literal["open", "click"], number: int, user_agent: str, **more: Any) -> None:
+    async def _hit(
+        self, message: UUID, kind: Literal["open", "click"], number: int, user_agent: str, **more: Any
+    ) -> None:
         now = self._context.clock.now()
         published = False
         async with self._context.database.transaction() as tx:

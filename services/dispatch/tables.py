@@ -70,7 +70,9 @@ message = Table(
     _time("chosen_at", nullable=True, comment="business: channel and text are chosen, the call may start"),
     Column("decisions", Integer, nullable=False, server_default="0", comment="rows in dispatch.decision"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="rows in dispatch.attempt"),
-    Column("repeats", Integer, nullable=False, server_default="0", comment="attempts made although the former is unknown"),
+    Column(
+        "repeats", Integer, nullable=False, server_default="0", comment="attempts made although the former is unknown"
+    ),
     Column("pinned", Text, comment="the channel of an attempt whose outcome is unknown: no other may follow it"),
     Column("purpose", Text, comment="of its template: marketing | transactional | confirmation"),
     Column("template_version", Integer),

@@ -116,7 +116,9 @@ def check(purpose: Purpose, parts: Mapping[str, str]) -> list[Fault]:
     faults = [Fault(name, _no_such_part(name)) for name in parts if name not in ALL_PARTS]
     sources = {name: source for name, source in parts.items() if name in ALL_PARTS and source.strip()}
     if not sources:
-        faults.append(Fault("", "a template needs at least one text: text (with subject), sms, push, messenger or call"))
+        faults.append(
+            Fault("", "a template needs at least one text: text (with subject), sms, push, messenger or call")
+        )
     for name, source in sources.items():
         faults += [Fault(name, detail) for detail in _faults_of(name, source, purpose)]
     if ("mjml" in sources or "text" in sources) and "subject" not in sources:
@@ -136,11 +138,17 @@ def _faults_of(name: str, source: str, purpose: Purpose) -> list[str]:
         return [f"Liquid: {_first_line(error)}"]
     used = {str(v): [str(s) for s in v.segments] for found in analysis.globals.values() for v in found}
     faults = [fault for segments in used.values() if (fault := _unknown(segments))]
-    faults += [f"there is no filter {f}{_nearest(f, _PLAIN.filters)}" for f in analysis.filters if f not in _PLAIN.filters]
-    faults += [f"a template stands alone: {tag} is not available" for tag in ("include", "render") if tag in analysis.tags]
+    faults += [
+        f"there is no filter {f}{_nearest(f, _PLAIN.filters)}" for f in analysis.filters if f not in _PLAIN.filters
+    ]
+    faults += [
+        f"a template stands alone: {tag} is not available" for tag in ("include", "render") if tag in analysis.tags
+    ]
     if purpose == "confirmation":
         if strangers := sorted({s[0] for s in used.values() if s[0] not in _CONFIRMATION_ROOTS}):
-            faults.append(f"a confirmation goes to whoever was typed in: it may use shop and links only, not {', '.join(strangers)}")
+            faults.append(
+                f"a confirmation goes to whoever was typed in: it may use shop and links only, not {', '.join(strangers)}"
+            )
         if name in ("text", "mjml", "sms") and ["links", "confirm"] not in [s[:2] for s in used.values()]:
             faults.append("a confirmation needs {{ links.confirm }}")
     ways_out = (["links", "unsubscribe"], ["links", "preferences"])
@@ -199,7 +207,9 @@ def render(
     urls = {name: str(url) for name, url in variables["links"].items() if name != "shop"}
     if page:
         urls["open"] = signer.url("open", message)
-    return Rendered(text=text + ("\n" if part == "email" else ""), subject=subject, html=page, links=wrap.links, urls=urls)
+    return Rendered(
+        text=text + ("\n" if part == "email" else ""), subject=subject, html=page, links=wrap.links, urls=urls
+    )
 
 
 def _fill(template: Template, name: str, variables: Mapping[str, Any]) -> str:
@@ -293,4 +303,3 @@ def as_variable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: as_variable(item) for key, item in value.items()}
     return [as_variable(item) for item in value] if isinstance(value, list) else value
-

@@ -160,7 +160,10 @@ def _orders(orders: Sequence[Order], shop: Shop, now: datetime, zone: ZoneInfo) 
     seen: dict[str, Any] = {"count": len(counted), "total": total}
     if counted:
         last = counted[-1]
-        lines = [{**_product(line.product, line.product_id, shop), "quantity": line.quantity} for line in last.lines[:MAX_ITEMS]]
+        lines = [
+            {**_product(line.product, line.product_id, shop), "quantity": line.quantity}
+            for line in last.lines[:MAX_ITEMS]
+        ]
         seen["average"] = (total / len(counted)).quantize(Decimal("0.01"))
         seen["last"] = {
             "key": _text(last.key),
@@ -189,7 +192,13 @@ def _local(value: Any, zone: ZoneInfo) -> Any:
 def example(shop: Shop, links: Mapping[str, str], offer: Offer | None = None) -> dict[str, Any]:
     """A view with something in every place, for previews and for the check before activation."""
     now = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
-    product = {"product_id": "p-1", "name": "Kind of Blue (LP)", "category": "vinyl", "price": Decimal("1500.00"), "url": shop.url}
+    product = {
+        "product_id": "p-1",
+        "name": "Kind of Blue (LP)",
+        "category": "vinyl",
+        "price": Decimal("1500.00"),
+        "url": shop.url,
+    }
     item = {**product, "quantity": Decimal(1), "total": Decimal("1500.00"), "added_at": now - timedelta(hours=2)}
     offered = offer or Offer("example", "EXAMPLE5", "5 % off", now + timedelta(days=14))
     return {
@@ -208,7 +217,13 @@ def example(shop: Shop, links: Mapping[str, str], offer: Offer | None = None) ->
             "count": 2,
             "total": Decimal("3000.00"),
             "average": Decimal("1500.00"),
-            "last": {"key": "1001", "at": now - timedelta(days=40), "total": Decimal("1500.00"), "days_ago": 40, "items": [item]},
+            "last": {
+                "key": "1001",
+                "at": now - timedelta(days=40),
+                "total": Decimal("1500.00"),
+                "days_ago": 40,
+                "items": [item],
+            },
         },
         "offer": {"name": offered.name, "code": offered.code, "title": offered.title, "expires_at": offered.expires_at},
         "links": {"shop": shop.url, **links},

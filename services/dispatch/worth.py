@@ -45,7 +45,9 @@ def _basis(kind: str, facts: Facts | None, event: Mapping[str, Any], shop_mean: 
     if kind == "order_total":
         named = (number_of(event.get(name)) for name in ("total", "revenue", "value"))
         return next((amount for amount in named if amount is not None), Decimal(0)), "the order"
-    paid = [order.total - order.refunded for order in (facts.orders if facts else []) if order.total and not order.cancelled]
+    paid = [
+        order.total - order.refunded for order in (facts.orders if facts else []) if order.total and not order.cancelled
+    ]
     if paid:
         return sum(paid, Decimal(0)) / len(paid), "the person's mean order"
     return shop_mean, "the shop's mean order"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from uuid import UUID
 
 from services.profile.books import ConsentBook, OrderBook
@@ -20,6 +21,10 @@ from shared.identifiers import Identifier
 
 # Growing ends when the whole base is locked; long before that something is wrong.
 MOST_ATTEMPTS = 20
+
+
+Key = tuple[Pair, int]
+Observed = tuple[datetime, UUID]
 
 
 class StillGrowing(ConnectionError):
@@ -65,25 +70,58 @@ class Concerned:
         )
 
     def changing(self, nodes: Mapping[UUID, KnownNode], links: Iterable[Link]) -> tuple[set[UUID], set[UUID]]:
-        """Nodes whose component the batch may change, and nodes whose columns it may change; of those that exist."""
+        """Nodes whose component the batch may change, and nodes whose columns it may change; of those that exist.
+
+        What is known never becomes unknown, so an event that is `simple` here stays so.
+        """
         known = {(link.pair, link.strength): (link.first_observed, link.id) for link in links}
         joined: set[UUID] = self.purged & nodes.keys()
         changed: set[UUID] = set()
         for one in self.batch:
-            event = one.event
-            for key in one.links:
-                there = known.get(key)
-                if there is None or there > (event.occurred_at, event.id):
-                    joined.update(node for node in key[0] if node in nodes and not nodes[node].over_limit)
-            for node in one.vouched:
-                if node in nodes and nodes[node].asserted_at is None:
-                    (changed if nodes[node].over_limit else joined).add(node)
-            if (address := one.confirmed) is not None and address in nodes and nodes[address].confirmed_at is None:
-                (changed if nodes[address].over_limit else joined).add(address)
-            for node in one.nodes:
-                if (it := nodes.get(node)) is not None and it.first_seen > event.occurred_at:
-                    changed.add(node)
+            if not one.simple and not self._is_simple(one, nodes, known):
+                self._look_at(one, nodes, known, joined, changed)
         return joined, changed
+
+    def _is_simple(self, one: Incoming, nodes: Mapping[UUID, KnownNode], known: Mapping[Key, Observed]) -> bool:
+        """Whether all that the event says of nodes and links is known: what most events are like."""
+        found, occurred_at = one.found, one.event.occurred_at
+        if found.address is not None or found.report is not None or found.refund is not None or one.confirmed is not None:
+            return False
+        for node in one.nodes:
+            there = nodes.get(node)
+            if there is None or there.first_seen > occurred_at:
+                return False
+        for node in one.vouched:
+            if nodes[node].asserted_at is None:
+                return False
+        for key in one.links:
+            observed = known.get(key)
+            if observed is None or observed > (occurred_at, one.event.id):
+                return False
+        one.simple = True
+        return True
+
+    def _look_at(
+        self,
+        one: Incoming,
+        nodes: Mapping[UUID, KnownNode],
+        known: Mapping[Key, Observed],
+        joined: set[UUID],
+        changed: set[UUID],
+    ) -> None:
+        this = one.event.occurred_at, one.event.id
+        for key in one.links:
+            there = known.get(key)
+            if there is None or there > this:
+                joined.update(node for node in key[0] if node in nodes and not nodes[node].over_limit)
+        renewed = [node for node in one.vouched if node in nodes and nodes[node].asserted_at is None]
+        if (address := one.confirmed) is not None and address in nodes and nodes[address].confirmed_at is None:
+            renewed.append(address)
+        for node in renewed:
+            (changed if nodes[node].over_limit else joined).add(node)
+        for node in one.nodes:
+            if (it := nodes.get(node)) is not None and it.first_seen > this[0]:
+                changed.add(node)
 
 
 class Applying:

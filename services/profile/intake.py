@@ -43,7 +43,11 @@ class _Decoded(Event):
     ids: list[_Named]  # type: ignore[assignment]  # the same fields
 
 
-_decode = msgspec.json.Decoder(_Decoded, dec_hook=lambda kind, text: kind(text)).decode
+def _client_uuid(_: type, text: str) -> UUID:
+    return ClientUUID(text)
+
+
+_decode = msgspec.json.Decoder(_Decoded, dec_hook=_client_uuid).decode
 
 
 class Incoming(msgspec.Struct, eq=False):
@@ -51,7 +55,7 @@ class Incoming(msgspec.Struct, eq=False):
 
     `nodes`: all that it names, its origin first. `base`: the earliest moment at which it may count as learned. `value`: its
     JSON; `digest`: its hash. `links`: pairs and strengths; `vouched`:
-    nodes that its source vouches for; `confirmed`: the address whose button was pressed; `purges`: the address to be purged.
+    nodes that its source vouches for; `simple`: all that it says of nodes and links is known; `confirmed`: the address whose button was pressed; `purges`: the address to be purged.
     """
 
     event: Event
@@ -65,6 +69,7 @@ class Incoming(msgspec.Struct, eq=False):
     links: list[tuple[Pair, int]] = []
     vouched: list[UUID] = []
     digest: bytes = b""
+    simple: bool = False
     confirmed: UUID | None = None
     purges: UUID | None = None
 

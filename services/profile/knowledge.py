@@ -16,6 +16,7 @@ from services.profile.people import KnownNode, Placed, Regrouping
 from services.profile.person_facts import PersonFacts
 from shared.cdp import state_of
 from shared.cdp_rows import RowsOfPeople
+from shared.facts.extract import NOTHING
 from shared.facts.rows import CartOp, ConsentRow, OrderReport, RefundRow
 from shared.facts.state import NodeRow, State, address_of
 
@@ -53,6 +54,8 @@ class Knowledge:
     def apply(self, placed: Placed) -> bool:
         """Takes in one event. Returns whether it is the first report of its order by a source that may state money."""
         incoming, at = placed.incoming, placed.learned_at
+        if incoming.found is NOTHING and placed.regrouping is None and not placed.renewed:
+            return False
         if placed.regrouping is not None:
             self.regroup(placed.regrouping)
         for node in placed.renewed:

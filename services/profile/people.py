@@ -117,7 +117,7 @@ class World:
     # ── one event ──────────────────────────────────────────────────────────────────────────────────────────────────
     def place(self, incoming: Incoming) -> Placed:
         """Takes in one event: its nodes, links and vouchings."""
-        if self._changes_nobody(incoming):
+        if incoming.simple:
             return self._place_simply(incoming)
         fresh = self._meet(incoming)
         renewed, older = self._look_at_nodes(incoming)
@@ -134,26 +134,6 @@ class World:
         if groups is not None and components is not None:
             regrouping = self._regroup(groups, components, scope, learned_at)
         return self._placed(incoming, learned_at, touched, [*fresh, *renewed], regrouping)
-
-    def _changes_nobody(self, incoming: Incoming) -> bool:
-        """Whether everything that the event says of nodes and links is known: what most events are like."""
-        found, occurred_at, nodes = incoming.found, incoming.event.occurred_at, self.nodes
-        if found.report is not None or found.refund is not None or found.address is not None or incoming.confirmed is not None:
-            return False
-        for node in incoming.nodes:
-            there = nodes.get(node)
-            if there is None or there.first_seen > occurred_at:
-                return False
-        for node in incoming.vouched:
-            if nodes[node].asserted_at is None:
-                return False
-        for key in incoming.links:
-            known = self.links.get(key)
-            if known is None or known.link.first_observed > occurred_at:
-                return False
-            if known.link.first_observed == occurred_at and known.link.id > incoming.event.id:
-                return False
-        return True
 
     def _place_simply(self, incoming: Incoming) -> Placed:
         person = self.people[self._profile_of(incoming.origin)]

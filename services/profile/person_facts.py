@@ -132,17 +132,21 @@ class PersonFacts:
         self._cart_changed(at)
 
     def _cart_changed(self, at: datetime) -> None:
-        self._cart_raw, self._cart_at = None, at
+        self._cart_raw = self._cart_until = None
+        self._kept.shown, self._kept.until, self._cart_at = ABSENT, None, at
         self._changed("cart")
 
     def _shown_cart(self, at: datetime) -> Raw:
-        if self._cart_raw is None or (self._cart_until is not None and at >= self._cart_until):
-            if self._cart is None and not self._kept.cart:
-                self._cart_raw = ABSENT
-            else:
-                self._cart_raw = Raw(_encode(self.cart.cart(at)))
-                self._cart_until = self.cart.unchanged_until
+        if self._cart_raw is None:
+            self._cart_raw, self._cart_until = self._kept.shown, self._kept.until
+        if (self._cart_until is not None and at >= self._cart_until) or (not self._cart_raw and self._has_cart):
+            self._cart_raw = Raw(_encode(self.cart.cart(at)))
+            self._cart_until = self.cart.unchanged_until
         return self._cart_raw
+
+    @property
+    def _has_cart(self) -> bool:
+        return self._cart is not None or bool(self._kept.cart)
 
     # ── orders ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def set_order(self, key: str, folded: Folded, own: set[UUID]) -> None:
@@ -184,6 +188,7 @@ class PersonFacts:
             value: Any = self._read.get(name)
             if name == "cart" and self._cart is not None and self._cart_at is not None:
                 value = self._cart.state(self._cart_at)
+                self._kept.shown, self._kept.until = self._shown_cart(self._cart_at), self._cart_until
             elif name == "orders":
                 value.sort(key=order_of)
             elif name == "refunds":

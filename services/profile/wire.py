@@ -16,6 +16,13 @@ from shared.ids import derived_id
 
 SOURCE = "dripline/profile"
 _encode = msgspec.json.Encoder().encode
+# What is the same for every event; see `shared.events.cloud_headers`.
+HEADERS = {
+    "ce_specversion": b"1.0",
+    "ce_source": SOURCE.encode(),
+    "ce_type": b"dripline.profile.event",
+    "content-type": b"application/json",
+}
 
 
 class EventWire(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="record", tag="event"):
@@ -44,8 +51,14 @@ def event_record(placed: Placed, facts: FactsWire, first: bool) -> Outgoing:
             first=first,
         )
     )
-    headers = cloud_headers(incoming.event.id, SOURCE, "dripline.profile.event", placed.learned_at, subject)
-    return Outgoing(PROFILE_EVENTS, subject.encode(), value, headers)
+    key = subject.encode()
+    headers = {
+        **HEADERS,
+        "ce_id": str(incoming.event.id).encode(),
+        "ce_time": placed.learned_at.isoformat().encode(),
+        "ce_subject": key,
+    }
+    return Outgoing(PROFILE_EVENTS, key, value, headers)
 
 
 def change_records(change: Regrouping) -> list[Outgoing]:

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from shared.events import Addressed
 from shared.facts.model import EventFact, Facts
-from shared.ids import derived_id
 from shared.identifiers import ADDRESS_KIND, BadIdentifier, normalise
+from shared.ids import derived_id
 
 ASKING = frozenset({"Subscription Requested", "Subscription Confirmed"})
 

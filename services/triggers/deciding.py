@@ -24,6 +24,7 @@ from shared.events import Event, Outcome
 from shared.facts.model import Facts
 
 Moment = tuple[UUID, datetime]
+Key = tuple[UUID, UUID]  # of an item: node and id
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Material:
     whose: Mapping[Moment, Whose]
     facts: Mapping[Moment, Facts]
     # by idle item (node, id): its rule's entry and stop events, with the moment at which they count
-    happened: Mapping[Moment, Sequence[Happened]]
+    happened: Mapping[Key, Sequence[Happened]]
 
 
 @dataclass

@@ -43,7 +43,8 @@ class Difference:
     derived: Any
 
     def __str__(self) -> str:
-        return f"decision {self.seq} at {self.at:%Y-%m-%d %H:%M:%S.%f}: {self.field} was {self.stored!r}, derived {self.derived!r}"
+        moment = self.at.strftime("%Y-%m-%d %H:%M:%S.%f")
+        return f"decision {self.seq} at {moment}: {self.field} was {self.stored!r}, derived {self.derived!r}"
 
 
 async def derive_again(
@@ -99,7 +100,7 @@ class _Material:
     order_moments: dict[UUID, datetime]
     before: dict[tuple[UUID, int], Run]
     known: dict[int, list[Known]]
-    idle: dict[loading.Moment, Sequence[Happened]]
+    idle: dict[loading.Key, Sequence[Happened]]
 
 
 async def _derive(tx: Tx, rows: Sequence[Any], rules: Rules, world: World) -> list[Difference]:
@@ -146,7 +147,8 @@ def _version(rules: Rules, row: Any) -> Version:
 
 
 def _idle_item(row: Any) -> Item:
-    return Item(node=row["node"], id=derived_id("idle", row["rule"], row["at"]), kind=ItemKind.IDLE, due=row["at"], rule=row["rule"])
+    id = derived_id("idle", row["rule"], row["at"])
+    return Item(node=row["node"], id=id, kind=ItemKind.IDLE, due=row["at"], rule=row["rule"])
 
 
 # ── one decision ──────────────────────────────────────────────────────────────────────────────────────────────────────

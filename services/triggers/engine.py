@@ -194,7 +194,8 @@ def _forbidden(asking: Asking, run: Run, known: Sequence[Known]) -> Refused | No
 
 
 def _entered(asking: Asking, run: Run) -> str:
-    by = f"by {asking.event.name} of {_clock(asking.event.occurred_at)}" if asking.event else f"by the schedule of {_clock(asking.at)}"
+    event = asking.event
+    by = f"by {event.name} of {_clock(event.occurred_at)}" if event else f"by the schedule of {_clock(asking.at)}"
     return f"entered {by}" + (", held out" if run.ghost else "")
 
 

@@ -88,6 +88,7 @@ AgainField = Annotated[
 
 
 # ── what success is worth ─────────────────────────────────────────────────────────────────────────────────────────────
+_SHARE_SCHEMA = {"type": ["number", "string"]}
 VALUE_FORMS = ("order_total", "cart_total", "mean_order")
 
 
@@ -112,7 +113,7 @@ Worth = Annotated[
             "anyOf": [
                 {"type": "number", "minimum": 0},
                 *(
-                    {"type": "object", "properties": {form: {"type": ["number", "string"]}}, "required": [form], "additionalProperties": False}
+                    {"type": "object", "properties": {form: _SHARE_SCHEMA}, "required": [form], "additionalProperties": False}
                     for form in VALUE_FORMS
                 ),
             ],
@@ -237,4 +238,16 @@ class LocalMoment(RootModel[str]):
 
 
 Kind = Literal["marketing", "transactional"]
-__all__ = ["Again", "AgainField", "Duration", "Kind", "LocalMoment", "Share", "TraitMoment", "Window", "Worth", "at_local", "clock_time"]
+__all__ = [
+    "Again",
+    "AgainField",
+    "Duration",
+    "Kind",
+    "LocalMoment",
+    "Share",
+    "TraitMoment",
+    "Window",
+    "Worth",
+    "at_local",
+    "clock_time",
+]

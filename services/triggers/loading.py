@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.triggers import idle
-from services.triggers.deciding import Material, Moment, Whose
+from services.triggers.deciding import Key, Material, Moment, Whose
 from services.triggers.queue import ORDER_COMPLETED, Item, ItemKind, happened_of
 from services.triggers.rule import Rule
 from services.triggers.run import Known, Run
@@ -88,7 +88,7 @@ def _question(moment: Moment, needs: Needs) -> cdp.FactsQuestion:
 
 
 def _needed(
-    item: Item, group: Group, rules: Rules, happened: Mapping[Moment, Sequence[Happened]], kind: str
+    item: Item, group: Group, rules: Rules, happened: Mapping[Key, Sequence[Happened]], kind: str
 ) -> Needs | None:
     """What an item's decision must know; None if it needs no facts."""
     match item.kind:
@@ -143,7 +143,7 @@ def _all_of(versions: Iterable[Version]) -> Needs:
 # ── idle timers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 async def idle_events(
     tx: Tx, items: Sequence[Item], rules: Rules, whose: Mapping[Moment, Whose]
-) -> dict[Moment, Sequence[Happened]]:
+) -> dict[Key, Sequence[Happened]]:
     """By idle item (node, id) the person's events of the rule's entry and stop, from before the last match could lie."""
     asked: list[tuple[Item, Rule]] = []
     for item in items:

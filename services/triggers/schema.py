@@ -32,7 +32,7 @@ def _hoisted(found: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entry(kind: Any, defs: dict[str, Any]) -> dict[str, Any]:
-    found = _hoisted(kind.Parameters.model_json_schema(by_alias=True), defs)
+    found = _hoisted(kind.parameters_type.model_json_schema(by_alias=True), defs)
     found["properties"][kind.condition_key] = CONDITION
     if kind.key == "on":
         found["properties"]["on"] = {"anyOf": [{"type": "string"}, found["properties"]["on"]]}

@@ -48,7 +48,8 @@ async def build(context: Context) -> Service:
 
     async def rules_are_readable() -> None:
         if book.unreadable:
-            raise UnreadableRule(f"{len(book.unreadable)} rule versions cannot be read; the first: {next(iter(book.unreadable.values()))}")
+            first = next(iter(book.unreadable.values()))
+            raise UnreadableRule(f"{len(book.unreadable)} rule versions cannot be read; the first: {first}")
 
     return Service(
         name="triggers",

@@ -124,7 +124,7 @@ def answer(one: Answer) -> dict[str, Any]:
 def report(row: Any, figures: Sequence[Any], failed: int) -> dict[str, Any]:
     """Figures of both arms; `goal_rate` and `revenue` count runs whose goal window has closed or reached its goal."""
     arms = {("held_out" if one["ghost"] else "treated"): _arm(one) for one in figures}
-    empty = {"entered": 0, "inside": 0, "goals": 0, "revenue": 0.0, "closed": 0, "goal_rate": None, "ended": {}}
+    empty: dict[str, Any] = {"entered": 0, "inside": 0, "goals": 0, "revenue": 0.0, "closed": 0, "goal_rate": None, "ended": {}}
     return {
         "id": row["id"],
         "name": row["name"],

@@ -125,7 +125,10 @@ ABSENT = msgspec.Raw()
 
 
 class Sections(msgspec.Struct, omit_defaults=True):
-    """The same as `State`, each section as the bytes it is kept in."""
+    """The same as `State`, each section as the bytes it is kept in.
+
+    `shown`: the cart as it is published, which serves before `until` (None: for ever).
+    """
 
     traits: msgspec.Raw = ABSENT
     cart: msgspec.Raw = ABSENT
@@ -133,6 +136,8 @@ class Sections(msgspec.Struct, omit_defaults=True):
     refunds: msgspec.Raw = ABSENT
     consents: msgspec.Raw = ABSENT
     addresses: msgspec.Raw = ABSENT
+    shown: msgspec.Raw = ABSENT
+    until: datetime | None = None
 
 
 encode_state = msgspec.json.Encoder().encode

@@ -198,7 +198,9 @@ class TestInbox:
         one = exchange(adapter)
         await adapter.send(one)
         assert {folder.name for folder in (tmp_path / "email").iterdir()} == {"cur", "new", "tmp"}
-        mail = email.message_from_bytes((tmp_path / "email" / "new" / str(one.message)).read_bytes(), policy=email.policy.default)
+        mail = email.message_from_bytes(
+            (tmp_path / "email" / "new" / str(one.message)).read_bytes(), policy=email.policy.default
+        )
         assert mail["Subject"] == "Grüße, an offer"
         assert mail["List-Unsubscribe"] == "<https://shop.example/u/token>"
         assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
@@ -238,7 +240,9 @@ class TestSmtp:
         assert "person" not in result.detail and "anna" not in result.detail
         assert smtp_peer.letters() == []
 
-    @pytest.mark.parametrize(("answer", "outcome"), [("452 4.3.1 disk full", "retry"), ("554 5.6.0 content refused", "failed")])
+    @pytest.mark.parametrize(
+        ("answer", "outcome"), [("452 4.3.1 disk full", "retry"), ("554 5.6.0 content refused", "failed")]
+    )
     async def test_what_an_answer_to_the_letter_means(
         self, smtp: Adapter, smtp_peer: SmtpPeer, answer: str, outcome: str
     ) -> None:
@@ -257,7 +261,9 @@ class TestSmtp:
         smtp_peer.start()
         assert (await smtp.send(exchange(smtp))).outcome == "sent"
 
-    async def test_a_refusal_does_not_spoil_the_connection_for_the_next_letter(self, smtp: Adapter, smtp_peer: SmtpPeer) -> None:
+    async def test_a_refusal_does_not_spoil_the_connection_for_the_next_letter(
+        self, smtp: Adapter, smtp_peer: SmtpPeer
+    ) -> None:
         smtp_peer.reply("bob@example.com", "550 5.1.1 no")
         outcomes = [
             (await smtp.send(exchange(smtp, address=address))).outcome
@@ -285,8 +291,12 @@ class TestSmtp:
         assert marketing["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
         assert receipt["List-Unsubscribe"] is None
 
-    @pytest.mark.parametrize("address", ["a@b.example, c@d.example", "a@b.example>\r\nRCPT TO:<c@d.example", "no address"])
-    async def test_an_address_that_is_none_or_two_is_refused(self, smtp: Adapter, smtp_peer: SmtpPeer, address: str) -> None:
+    @pytest.mark.parametrize(
+        "address", ["a@b.example, c@d.example", "a@b.example>\r\nRCPT TO:<c@d.example", "no address"]
+    )
+    async def test_an_address_that_is_none_or_two_is_refused(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, address: str
+    ) -> None:
         assert (await smtp.send(exchange(smtp, address=address))).outcome == "failed"
         assert smtp_peer.entries() == []
 

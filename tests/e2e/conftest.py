@@ -23,6 +23,7 @@ from tests.faults.deployment import FOUR_PROCESSES, ONE_PROCESS, Deployment
 from tests.support import databases
 from tests.support.shop import SERVICES, Shop
 from tests.support.smtp_peer import SmtpPeer
+from tests.support.wait import until
 
 LAYOUTS = {"one process": ONE_PROCESS, "four processes": FOUR_PROCESSES}
 _prefixes = itertools.count(1)
@@ -60,6 +61,7 @@ async def deployment(
         made = Deployment(folder, database_url=database_url, bus_url=bus_url, smtp_url=letter_box.url, layout=layout)
         try:
             await made.start()
+            await until((folder / "data" / "credentials.json").exists, what="the first start wrote its credentials")
             yield made
             made.stop()
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,12 +43,12 @@ VALUES = st.one_of(
 # On the edge of a window, just inside, just outside; a few beyond the moment.
 LAGS = st.builds(
     lambda duration, micros: duration + timedelta(microseconds=micros),
-    st.sampled_from(
-        [timedelta(hours=h) for h in (0, 1, 20, 24 * 7, 24 * 10, 24 * 17, 24 * 30, 24 * 60, 24 * 180, 24 * 200)]
-    ),
-    st.sampled_from([-1, 0, 1, 60_000_000]),
+    st.sampled_from([timedelta(0), timedelta(hours=1), timedelta(days=10), timedelta(days=30), timedelta(days=180)]),
+    st.sampled_from([0, 0, 1, -1]),
 )
-BACKLOG = st.sampled_from([timedelta(0), timedelta(microseconds=1), timedelta(hours=2), timedelta(days=20)])
+BACKLOG = st.sampled_from(
+    [timedelta(0), timedelta(0), timedelta(microseconds=1), timedelta(hours=2), timedelta(days=20)]
+)
 PRODUCT_IDS = st.sampled_from(["p1", "P1", "p2", "12"])
 CATEGORIES = st.sampled_from(["vinyl", "Vinyl", "Ёлки", "cd", 12, None])
 
@@ -61,8 +61,8 @@ LINES = st.lists(
     min_size=1,
     max_size=3,
 )
-ORDER_IDS = st.sampled_from(["o1", "o2", "o3", "o4", "o5", "o6"])
-TOTALS = st.sampled_from([0, 10, 99.99, 1500, "3000", 3000.01])
+ORDER_IDS = st.sampled_from(["o1", "o2", "o3"])
+TOTALS = st.sampled_from([0, 12.5, 1500, "1500"])
 CHANNEL_TOPICS = some(
     {"channel": st.sampled_from(["email", "sms"])},
     {"topics": st.sampled_from([["marketing"], ["news"], ["marketing", "news"]])},
@@ -86,7 +86,7 @@ CONTENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "Consent Granted": CHANNEL_TOPICS,
     "Subscription Confirmed": CHANNEL_TOPICS,
     "Unsubscribed": CHANNEL_TOPICS,
-    "Email Complained": some({}),
+    "Email Complained": some({}),  # of all topics
 }
 TRAITS = some(
     {},
@@ -94,9 +94,36 @@ TRAITS = some(
 )
 
 
+# What happens where a kind is looked at most closely; everything may happen where several are joined.
+HAPPENS = {
+    "trait": ["Identify"],
+    "local_time": ["Identify"],
+    "holiday": ["Identify"],
+    "age_in_base": ["Identify", "Product Viewed"],
+    "cart": ["Product Added", "Product Added", "Product Removed", "Cart Viewed", "Order Completed"],
+    "engagement": ["Email Opened", "Email Opened", "Product Viewed"],
+    **dict.fromkeys(["did", "did_not"], ["Order Completed", "Order Completed", "Product Viewed", "Product Added"]),
+    **dict.fromkeys(
+        ["orders", "bought"], [*["Order Completed"] * 4, "Order Updated", "Order Cancelled", "Order Refunded"]
+    ),
+    **dict.fromkeys(
+        ["days_since_order", "later_than_own_rhythm"], ["Order Completed", "Order Completed", "Order Cancelled"]
+    ),
+    **dict.fromkeys(
+        ["consent", "reachable"],
+        [name for name in CONTENTS if name == "Email Complained" or CONTENTS[name] is CHANNEL_TOPICS],
+    ),
+}
+EVERYTHING = [*CONTENTS, "Identify"]
 # Who sends: the ids in an event make nodes one person, so that people grow together around the moment.
-IDS = st.dictionaries(
-    st.sampled_from(["user_id", "email", "phone", "anonymous_id"]), st.sampled_from(["1", "2"]), min_size=1, max_size=2
+IDS = st.one_of(
+    st.just({"user_id": "1"}),
+    st.dictionaries(
+        st.sampled_from(["user_id", "email", "phone", "anonymous_id"]),
+        st.sampled_from(["1", "2"]),
+        min_size=1,
+        max_size=2,
+    ),
 )
 VALUES_OF_IDS = {
     "user_id": {"1": "u-1", "2": "u-2"},
@@ -126,17 +153,17 @@ def order(order_id: str, user: str, at: datetime, total: float = 100, **more: An
 
 
 @st.composite
-def events(draw: st.DrawFn) -> list[Event]:
+def events(draw: st.DrawFn, names: Sequence[str]) -> list[Event]:
     """What a few people did, in the order in which the shop heard of it; sometimes one of them buys regularly."""
-    found = [draw(one_event(str(number))) for number in range(draw(st.integers(1, 12)))]
+    found = [draw(one_event(str(number), names)) for number in range(draw(st.integers(1, 12)))]
     for days in draw(st.sampled_from([(), (), *RHYTHMS])):
         found.append(order(f"rhythm-{days}", "u-1", T - timedelta(days=days)))
     return sorted(found, key=lambda one: one.received_at)
 
 
 @st.composite
-def one_event(draw: st.DrawFn, message: str) -> Event:
-    name = draw(st.sampled_from([*CONTENTS, "Order Completed", "Order Completed", "Identify", "Identify", "Identify"]))
+def one_event(draw: st.DrawFn, message: str, names: Sequence[str]) -> Event:
+    name = draw(st.sampled_from(names))
     properties = draw(CONTENTS[name]) if name in CONTENTS else {}
     ids = {kind: VALUES_OF_IDS[kind][which] for kind, which in draw(IDS).items()}
     if (channel := properties.get("channel")) is not None:
@@ -228,7 +255,7 @@ QUIETLY = settings(
 @QUIETLY
 @given(data=st.data())
 async def test_sql_finds_whom_python_finds(kind: str, connection: Any, data: st.DataObject) -> None:
-    heard = data.draw(events())
+    heard = data.draw(events(HAPPENS[kind]))
     documents = data.draw(st.lists(leaf([kind]), min_size=4, max_size=8))
     async with base_of(connection, heard):
         for document in documents:
@@ -237,7 +264,7 @@ async def test_sql_finds_whom_python_finds(kind: str, connection: Any, data: st.
 
 
 @settings(QUIETLY, max_examples=80)
-@given(heard=events(), documents=st.lists(CONDITIONS, min_size=3, max_size=6))
+@given(heard=events(EVERYTHING), documents=st.lists(CONDITIONS, min_size=3, max_size=6))
 async def test_joined_conditions_find_whom_python_finds(
     connection: Any, heard: list[Event], documents: list[Any]
 ) -> None:

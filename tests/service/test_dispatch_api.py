@@ -182,8 +182,12 @@ class TestChannels:
 
     async def test_a_mistake_is_pointed_at(self, api) -> None:
         assert pointers(await api.patch("/v1/channels/email", json={"quiet": "22-8"})).keys() == {"#/quiet"}
-        assert pointers(await api.patch("/v1/channels/email", json={"adapter": "smtp"}))["#/adapter"].endswith("inbox-email")
-        assert pointers(await api.patch("/v1/channels/email", json={"caps": [{"limit": 1, "per": "1y"}]})).keys() == {"#/caps/0/per"}
+        assert pointers(await api.patch("/v1/channels/email", json={"adapter": "smtp"}))["#/adapter"].endswith(
+            "inbox-email"
+        )
+        assert pointers(await api.patch("/v1/channels/email", json={"caps": [{"limit": 1, "per": "1y"}]})).keys() == {
+            "#/caps/0/per"
+        }
         assert (await api.patch("/v1/channels/pigeon", json={})).status_code == 404
 
     async def test_caps_of_all_channels_can_be_lifted(self, stage: Stage, api) -> None:
@@ -196,7 +200,9 @@ class TestChannels:
         assert {message["state"] for message in messages} == {"sent"}
 
     async def test_a_kill_switch_and_a_hold_over_http(self, stage: Stage, api) -> None:
-        on = await api.put("/v1/switches", json={"scope": "rule", "name": "abandoned-cart", "on": True, "reason": "typo"})
+        on = await api.put(
+            "/v1/switches", json={"scope": "rule", "name": "abandoned-cart", "on": True, "reason": "typo"}
+        )
         assert on.json()["items"][0]["by"] == "test admin"
         anna = await stage.customer("anna", "email")
         await stage.learn(stage.product(user=anna))
@@ -227,12 +233,20 @@ class TestSuppressions:
     async def test_what_is_no_address_is_said(self, api) -> None:
         assert "#/kind" in pointers(await api.post("/v1/suppressions", json={"address": "token-1"}))
         assert "#/address" in pointers(await api.post("/v1/suppressions", json={"address": "a@"}))
-        assert "#/channel" in pointers(await api.post("/v1/suppressions", json={"address": "a@b.de", "channel": "pigeon"}))
+        assert "#/channel" in pointers(
+            await api.post("/v1/suppressions", json={"address": "a@b.de", "channel": "pigeon"})
+        )
 
 
 class TestOffers:
     async def test_are_made_changed_and_deleted(self, api) -> None:
-        offer = {"name": "spring", "title": "Spring", "code": "SPRING", "valid": "3d", "forms": {"popup": {"code": "POP"}}}
+        offer = {
+            "name": "spring",
+            "title": "Spring",
+            "code": "SPRING",
+            "valid": "3d",
+            "forms": {"popup": {"code": "POP"}},
+        }
         made = await api.post("/v1/offers", json=offer)
         assert made.status_code == 201 and made.json()["valid"] == "P3D" and made.json()["version"] == 1
         assert (await api.post("/v1/offers", json=offer)).json()["version"] == 1
@@ -244,7 +258,9 @@ class TestOffers:
 
 class TestTheInbox:
     async def client(self, stage: Stage, host: str, base: str, **headers: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app_of(stage), client=(host, 1)), base_url=base, headers=headers)
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app_of(stage), client=(host, 1)), base_url=base, headers=headers
+        )
 
     async def test_shows_the_mail_as_it_looks_and_why_it_was_sent(self, stage: Stage) -> None:
         message = await sent(stage)
@@ -276,7 +292,9 @@ class TestTheInbox:
             ("127.0.0.1", "http://rebound.example:8080", {}),
         ],
     )
-    async def test_from_elsewhere_needs_a_key(self, stage: Stage, host: str, base: str, headers: dict[str, str]) -> None:
+    async def test_from_elsewhere_needs_a_key(
+        self, stage: Stage, host: str, base: str, headers: dict[str, str]
+    ) -> None:
         async with await self.client(stage, host, base, **headers) as there:
             answer = await there.get("/inbox")
             assert answer.status_code == 401 and answer.headers["www-authenticate"].startswith("Basic")
@@ -303,7 +321,9 @@ class TestApplyingFiles:
         await serving
 
     async def test_twice_changes_nothing(self, stage: Stage, server: str) -> None:
-        await stage.owner.execute("DELETE FROM dispatch.template; DELETE FROM dispatch.template_version; DELETE FROM dispatch.offer")
+        await stage.owner.execute(
+            "DELETE FROM dispatch.template; DELETE FROM dispatch.template_version; DELETE FROM dispatch.offer"
+        )
         key = await key_of(stage, "marketing")
         first = await asyncio.to_thread(lambda: list(apply_templates(RULES, server, key)))
         assert "template cart-reminder: new" in first and "offer welcome: new" in first
@@ -319,5 +339,7 @@ class TestApplyingFiles:
         (tmp_path / "templates").mkdir()
         (tmp_path / "templates" / "x.yml").write_text("subject: Hi\n")
         (tmp_path / "templates" / "x.liquid").write_text("{{ persn.x }}")
-        with pytest.raises(ConfigurationError, match=r"x\.yml: text: there is no variable persn; did you mean person\?"):
+        with pytest.raises(
+            ConfigurationError, match=r"x\.yml: text: there is no variable persn; did you mean person\?"
+        ):
             list(apply_templates(tmp_path, "http://127.0.0.1:1", "k"))

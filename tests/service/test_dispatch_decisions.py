@@ -250,7 +250,9 @@ class TestCaps:
         messages = await stage.deliver(*(stage.intent(anna) for _ in range(5)))
         assert sorted(m["state"] for m in messages) == ["sent", "sent", "withheld", "withheld", "withheld"]
 
-    async def test_hold_against_many_workers_at_once(self, stage: Stage, anna, database_url: str, tmp_path: Path) -> None:
+    async def test_hold_against_many_workers_at_once(
+        self, stage: Stage, anna, database_url: str, tmp_path: Path
+    ) -> None:
         intents = [stage.intent(anna) for _ in range(24)]
         await stage.handle(*intents)
         async with _workers(stage, database_url, tmp_path, 6) as workers:
@@ -282,7 +284,8 @@ async def _workers(stage: Stage, url: str, folder: Path, count: int) -> AsyncIte
     """More processes' worth of dispatch on the same database and clock."""
     made: list[Dispatch] = []
     contexts = [
-        context_for(url, role="dripline_dispatch", clock=stage.clock, leases=False, data_dir=folder) for _ in range(count)
+        context_for(url, role="dripline_dispatch", clock=stage.clock, leases=False, data_dir=folder)
+        for _ in range(count)
     ]
     try:
         for context in contexts:
@@ -304,7 +307,9 @@ class TestSwitchesAndHolds:
     async def test_a_switch_between_choice_and_call_still_counts(self, stage: Stage, anna) -> None:
         await stage.handle(intent := stage.intent(anna))
         await stage.decide()
-        await stage.owner.execute("INSERT INTO dispatch.switch (scope, name, \"by\", at) VALUES ('all', '', 't', $1)", NOON)
+        await stage.owner.execute(
+            "INSERT INTO dispatch.switch (scope, name, \"by\", at) VALUES ('all', '', 't', $1)", NOON
+        )
         await stage.send()
         message = await stage.message(intent.message)
         assert (message["state"], message["reason_code"]) == ("withheld", "switched-off")
@@ -442,13 +447,17 @@ class TestDerivedAgain:
         until = NOON + timedelta(days=1)
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.decision") == 9
         assert await choose_again(database, NOON, until) == []
-        await stage.owner.execute("UPDATE dispatch.alternative SET net = net + 1 WHERE channel = 'sms' AND net IS NOT NULL")
+        await stage.owner.execute(
+            "UPDATE dispatch.alternative SET net = net + 1 WHERE channel = 'sms' AND net IS NOT NULL"
+        )
         found = await choose_again(database, NOON, until)
         assert found and {d.field for d in found} == {"alternatives/sms/net"}
 
 
 class TestBatches:
-    async def test_the_number_of_statements_does_not_depend_on_the_number_of_messages(self, stage: Stage, monkeypatch) -> None:
+    async def test_the_number_of_statements_does_not_depend_on_the_number_of_messages(
+        self, stage: Stage, monkeypatch
+    ) -> None:
         people = [await stage.customer(f"p{n}", "email") for n in range(20)]
         await stage.learn(*(stage.product(user=person) for person in people))
         one, many = [], []
@@ -459,7 +468,9 @@ class TestBatches:
         with _statements(stage, monkeypatch, many):
             await stage.handle(*(stage.intent(person) for person in people[1:]))
             await stage.decide()
-        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.message WHERE state IN ('claimed', 'sent')") == 20
+        assert (
+            await stage.owner.fetchval("SELECT count(*) FROM dispatch.message WHERE state IN ('claimed', 'sent')") == 20
+        )
         claims = [statement for statement in many if "WATERMARK" not in statement]
         assert 20 < len(claims) <= len(one)
 
@@ -483,7 +494,8 @@ class TestBatches:
     async def test_claims_use_the_index_of_what_is_due(self, stage: Stage) -> None:
         await stage.owner.execute(
             """
-            INSERT INTO dispatch.message (id, run, run_version, intended, rule, kind, decided_at, state, due_at, created_at, updated_at)
+            INSERT INTO dispatch.message
+                (id, run, run_version, intended, rule, kind, decided_at, state, due_at, created_at, updated_at)
             SELECT gen_random_uuid(), gen_random_uuid(), 1, true, gen_random_uuid(), 'marketing', now(), 'sent',
                    now() - i * interval '1 s', now(), now()
             FROM generate_series(1, 20000) i

@@ -159,7 +159,13 @@ class TestUnsubscribing:
 
     async def test_some_topics_can_be_kept(self, stage: Stage, browser, letter) -> None:
         mail = stage.id("email", "anna@example.com")
-        said = {"channel": "email", "address": mail.value, "topics": ["news", "offers"], "at": "2026-03-10T09:00:00Z", "ip": "::1"}
+        said = {
+            "channel": "email",
+            "address": mail.value,
+            "topics": ["news", "offers"],
+            "at": "2026-03-10T09:00:00Z",
+            "ip": "::1",
+        }
         await stage.learn(stage.event("Consent Granted", stage.id("user_id", "anna"), mail, properties=said))
         page = await browser.get(link(letter, "u"))
         assert re.findall(r'value="(\w+)" checked', page.text) == ["marketing", "news", "offers"]

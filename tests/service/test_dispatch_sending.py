@@ -47,7 +47,9 @@ async def state_of(stage: Stage, intent) -> tuple[str, str | None]:
 
 
 class TestOutcomes:
-    async def test_a_250_is_sent_and_the_letter_is_the_one_that_was_chosen(self, stage: Stage, smtp_peer: SmtpPeer) -> None:
+    async def test_a_250_is_sent_and_the_letter_is_the_one_that_was_chosen(
+        self, stage: Stage, smtp_peer: SmtpPeer
+    ) -> None:
         anna = await buyer(stage)
         [message] = await stage.deliver(stage.intent(anna))
         [letter] = smtp_peer.letters("anna@example.com")
@@ -83,7 +85,9 @@ class TestOutcomes:
         await stage.send()
         assert await state_of(stage, intent) == ("failed", "exhausted")
 
-    async def test_an_address_that_does_not_exist_is_suppressed_and_told(self, stage: Stage, smtp_peer: SmtpPeer) -> None:
+    async def test_an_address_that_does_not_exist_is_suppressed_and_told(
+        self, stage: Stage, smtp_peer: SmtpPeer
+    ) -> None:
         anna = await buyer(stage)
         smtp_peer.reply("anna@example.com", "550 5.1.1 no such person")
         intent, second = stage.intent(anna), stage.receipt(anna, channels=["email"])
@@ -94,7 +98,9 @@ class TestOutcomes:
         await stage.deliver(second)
         assert await state_of(stage, second) == ("withheld", "suppressed")
 
-    async def test_one_permanent_failure_among_many_concerns_itself_alone(self, stage: Stage, smtp_peer: SmtpPeer) -> None:
+    async def test_one_permanent_failure_among_many_concerns_itself_alone(
+        self, stage: Stage, smtp_peer: SmtpPeer
+    ) -> None:
         people = [await buyer(stage, f"p{n}") for n in range(6)]
         smtp_peer.reply("p3@example.com", "554 5.7.1 refused")
         intents = [stage.intent(person) for person in people]
@@ -188,7 +194,9 @@ class TestUnknown:
         assert await state_of(stage, intent) == ("sent", None)
         assert len(list((stage.inbox / "sms").glob("*.json"))) == 1
 
-    async def test_an_answer_that_comes_after_it_was_given_up_still_counts(self, stage: Stage, smtp_peer: SmtpPeer) -> None:
+    async def test_an_answer_that_comes_after_it_was_given_up_still_counts(
+        self, stage: Stage, smtp_peer: SmtpPeer
+    ) -> None:
         anna = await buyer(stage)
         smtp_peer.behave(delay_seconds=1.0)
         intent = stage.intent(anna)
@@ -240,7 +248,9 @@ class TestTheMomentToStart:
 
 
 class TestOptOuts:
-    async def test_after_an_opt_out_was_answered_no_call_for_the_address_starts(self, stage: Stage, smtp_peer: SmtpPeer) -> None:
+    async def test_after_an_opt_out_was_answered_no_call_for_the_address_starts(
+        self, stage: Stage, smtp_peer: SmtpPeer
+    ) -> None:
         """Ten people opt out while their letters are under way. What the server took after the answer is counted."""
         people = [await buyer(stage, f"p{n}") for n in range(10)]
         first = [stage.intent(person) for person in people]
@@ -295,7 +305,9 @@ class TestOptOuts:
         stage.context.hooks.arm("dispatch.calling", die)
         with pytest.raises(ConnectionError):
             await stage.dispatch.sender.start_calls()
-        await stage.owner.execute("UPDATE dispatch.message SET call_until = clock_timestamp() + interval '0.3 s' WHERE state = 'calling'")
+        await stage.owner.execute(
+            "UPDATE dispatch.message SET call_until = clock_timestamp() + interval '0.3 s' WHERE state = 'calling'"
+        )
         begun = time.monotonic()
         await stage.dispatch.subscriptions.withdraw(first["id"], None, "page", {})
         assert 0.1 < time.monotonic() - begun < 5

@@ -102,7 +102,9 @@ async def test_versions_have_author_and_differences(call: Client) -> None:
     await call("POST", "/v1/rules", params={"activate": "true"}, content=YAML)
     edited = await call("PUT", "/v1/rules/seen", content=YAML.replace("wait: 1d", "wait: 2d"))
     assert (edited.json()["version"], edited.json()["result"]) == (2, "changed")
-    assert (await call("PUT", "/v1/rules/seen", content=YAML.replace("wait: 1d", "wait: 2d"))).json()["result"] == "unchanged"
+    assert (await call("PUT", "/v1/rules/seen", content=YAML.replace("wait: 1d", "wait: 2d"))).json()[
+        "result"
+    ] == "unchanged"
     newest, first = (await call("GET", "/v1/rules/seen/versions", "read")).json()["items"]
     assert newest["author"] == "anna (marketing)"
     assert newest["differences"] == [{"at": "#/steps/wait/wait", "before": "1d", "after": "2d"}]
@@ -126,8 +128,8 @@ async def test_the_schema_is_published(call: Client) -> None:
 async def test_why_and_why_not_and_the_report(call: Client, shop: Shop) -> None:
     await shop.rule(**CART | {"holdout": "100%"})
     await shop.adds(at())
+    await shop.adds(at(minutes=1), "boris", product="p-3")
     await shop.buys(at(minutes=30), user="boris")
-    await shop.adds(at(), "boris", product="p-3")
     await shop.watermark(at(hours=1))
     await shop.buys(at(hours=2), "o-2")
     await shop.watermark(at(days=5))
@@ -138,7 +140,9 @@ async def test_why_and_why_not_and_the_report(call: Client, shop: Shop) -> None:
     runs = (await call("GET", "/v1/runs", "read", params={"rule": "abandoned-cart"})).json()["items"]
     assert [(one["ended_as"], one["ghost"], one["revenue"]) for one in runs] == [("goal", True, 1500.0)]
     assert (await call("GET", f"/v1/runs/{runs[0]['id']}", "read")).json()["rule_name"] == "abandoned-cart"
-    why = await call("GET", "/v1/decisions/why-not", "read", params={"rule": "abandoned-cart", "profile": profiles["boris"]})
+    why = await call(
+        "GET", "/v1/decisions/why-not", "read", params={"rule": "abandoned-cart", "profile": profiles["boris"]}
+    )
     assert why.json()["why"].startswith("stopped before entry: Order Completed (order o-1) at 2026-03-02 10:30")
     report = (await call("GET", "/v1/rules/abandoned-cart/report", "read")).json()
     assert report["entered"] == 1 and report["held_out"]["goals"] == 1 and report["held_out"]["ended"] == {"goal": 1}
@@ -152,7 +156,9 @@ async def test_lists_page_by_cursor(call: Client, shop: Shop) -> None:
     seen: list[int] = []
     cursor: str | None = None
     while True:
-        page = (await call("GET", "/v1/decisions", "read", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        page = (
+            await call("GET", "/v1/decisions", "read", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
+        ).json()
         seen += [one["seq"] for one in page["items"]]
         cursor = page["next"]
         if cursor is None:

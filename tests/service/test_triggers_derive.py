@@ -31,22 +31,59 @@ async def a_busy_week(shop: Shop) -> None:
     await shop.rule(**CART | {"holdout": "50%"})
     await shop.rule(**CHURN | {"enter": {"schedule": "0 9 * * *", "among": {"days_since_order": {"gte": 3}}}})
     await shop.rule(**OPT_IN)
-    branches = {"wait_for": {"event": "Order Completed", "for": "1d", "then": [{"send": "thanks"}], "else": [
-        {"if": {"did": {"event": "Product Viewed", "at_least": 2, "since": "entry"}, "then": [{"send": "keen"}], "else": [{"send": "cool"}]}}]}}
-    await shop.rule(name="browse", enter={"on": "Product Viewed", "if": {"not": {"cart": {"not_empty": True}}}}, again="after 2d", steps=[branches])
+    branches = {
+        "wait_for": {
+            "event": "Order Completed",
+            "for": "1d",
+            "then": [{"send": "thanks"}],
+            "else": [
+                {
+                    "if": {
+                        "did": {"event": "Product Viewed", "at_least": 2, "since": "entry"},
+                        "then": [{"send": "keen"}],
+                        "else": [{"send": "cool"}],
+                    }
+                }
+            ],
+        }
+    }
+    await shop.rule(
+        name="browse",
+        enter={"on": "Product Viewed", "if": {"not": {"cart": {"not_empty": True}}}},
+        again="after 2d",
+        steps=[branches],
+    )
     for day in range(5):
         for number in range(6):
             moment = at(days=day, minutes=7 * number)
             if (day + number) % 3 == 0:
-                await shop.adds(moment, user="", ids=[("anonymous_id", f"a-{number}")], trust="public", product=f"p-{day}")
+                await shop.adds(
+                    moment, user="", ids=[("anonymous_id", f"a-{number}")], trust="public", product=f"p-{day}"
+                )
             await shop.post(shop.event("Product Viewed", moment + timedelta(minutes=1), f"user-{number}"))
             if (day + number) % 4 == 1:
-                await shop.post(shop.event("Identify", moment + timedelta(minutes=2), f"user-{number}", ids=[("anonymous_id", f"a-{number}")]))
+                await shop.post(
+                    shop.event(
+                        "Identify",
+                        moment + timedelta(minutes=2),
+                        f"user-{number}",
+                        ids=[("anonymous_id", f"a-{number}")],
+                    )
+                )
             if (day + 2 * number) % 5 == 2:
                 await shop.buys(moment + timedelta(minutes=3), f"o-{day}-{number}", user=f"user-{number}")
         await requests(shop, at(days=day, hours=2), f"user-{day}@example.com")
         if day == 2:
-            await shop.editor.edit("browse", {"name": "browse", "enter": {"on": "Product Viewed"}, "again": "always", "steps": [{"wait": "2h"}, {"send": "new"}]}, MARKETER)
+            await shop.editor.edit(
+                "browse",
+                {
+                    "name": "browse",
+                    "enter": {"on": "Product Viewed"},
+                    "again": "always",
+                    "steps": [{"wait": "2h"}, {"send": "new"}],
+                },
+                MARKETER,
+            )
         if day == 3:
             await shop.editor.set_state("abandoned-cart", "paused", MARKETER)
         await shop.watermark(at(days=day, hours=12))
@@ -78,7 +115,10 @@ BROWSE = "rule = (SELECT id FROM triggers.rule WHERE name = 'browse')"
     ("tampering", "field"),
     [
         (f"UPDATE triggers.decision SET effects = '[]' WHERE {BROWSE} AND effects <> '[]'", "effects was"),
-        (f"UPDATE triggers.decision SET at = at + interval '1 hour' WHERE {BROWSE} AND run_before = 0", "run was 'entered'"),
+        (
+            f"UPDATE triggers.decision SET at = at + interval '1 hour' WHERE {BROWSE} AND run_before = 0",
+            "run was 'entered'",
+        ),
         (f"UPDATE triggers.decision SET version = 1 WHERE {BROWSE} AND version = 2", "version 2 was in force"),
         (f"DELETE FROM triggers.decision WHERE {BROWSE} AND run_before = 1", "number of decisions was 2, derived 1"),
         (f"DELETE FROM triggers.decision WHERE {BROWSE} AND run_before = 0", "the run had version None before"),
@@ -105,7 +145,10 @@ async def test_why_not_an_order_stopped_it_before_entry(shop: Shop) -> None:
     await shop.buys(at(minutes=40), "881")
     await shop.watermark(at(hours=2))
     answer = await asked(shop, "abandoned-cart", at(hours=2))
-    assert (answer.entered, answer.why) == (False, "stopped before entry: Order Completed (order 881) at 2026-03-02 10:40:00 UTC")
+    assert (answer.entered, answer.why) == (
+        False,
+        "stopped before entry: Order Completed (order 881) at 2026-03-02 10:40:00 UTC",
+    )
     assert (await asked(shop, "abandoned-cart", at(minutes=30))).code == "waiting"
     assert (await asked(shop, "abandoned-cart", at(hours=-1))).code == "not_active"
 

@@ -14,13 +14,13 @@ from services.triggers import claims
 from services.triggers.queue import ItemKind
 from services.triggers.store import queue
 from services.triggers.working import Worker
+from shared.events import Intended, decode_message_record
 from shared.hooks import InjectedFault
 from shared.outbox import unpack
-from shared.events import Intended, decode_message_record
+from tests.service.test_triggers_cart import CART
 from tests.support.contexts import context_for
 from tests.support.engine import at
 from tests.support.triggers import Shop, open_shop
-from tests.service.test_triggers_cart import CART
 
 PEOPLE = 10_000
 
@@ -52,7 +52,9 @@ async def drain(worker: Worker) -> int:
 
 
 @pytest.mark.timeout(300)
-async def test_ten_thousand_timers_fire_once_each_through_a_restart_and_two_workers(shop: Shop, database_url: str) -> None:
+async def test_ten_thousand_timers_fire_once_each_through_a_restart_and_two_workers(
+    shop: Shop, database_url: str
+) -> None:
     await shop.rule(steps=[{"wait": "1h"}, {"send": "letter"}])
     await many_view(shop, PEOPLE)
     await shop.watermark(at(minutes=1), work=False)
@@ -74,7 +76,9 @@ async def test_ten_thousand_timers_fire_once_each_through_a_restart_and_two_work
         await mine
     intents = await published(shop)
     assert len(intents) == PEOPLE and len({intent.message for intent in intents}) == PEOPLE
-    (counted,) = await shop.fetch("SELECT count(*) AS runs, count(*) FILTER (WHERE number = 2 AND ended_as = 'finished') AS done FROM triggers.run")
+    (counted,) = await shop.fetch(
+        "SELECT count(*) AS runs, count(*) FILTER (WHERE number = 2 AND ended_as = 'finished') AS done FROM triggers.run"
+    )
     assert tuple(counted) == (PEOPLE, PEOPLE)
     assert await shop.items() == []
 
@@ -133,7 +137,14 @@ async def statements_for(shop: Shop, people: int, day: int) -> tuple[int, int]:
     """Statements of the consumer's batch and of the claim that handle one cart event each of so many people, entries and
     intents included."""
     for user in range(people):
-        await shop.apply_one(shop.event("Product Added", at(days=day), f"d{day}-{user}", properties={"product_id": "p", "quantity": 1, "price": 5}))
+        await shop.apply_one(
+            shop.event(
+                "Product Added",
+                at(days=day),
+                f"d{day}-{user}",
+                properties={"product_id": "p", "quantity": 1, "price": 5},
+            )
+        )
     await shop.watermark(at(days=day))
     events = [shop.event("Product Viewed", at(days=day, seconds=1), f"d{day}-{user}") for user in range(people)]
     outgoing = [record for event in events for record in await shop.apply_one(event)]
@@ -155,7 +166,8 @@ async def statements_for(shop: Shop, people: int, day: int) -> tuple[int, int]:
 async def test_the_number_of_statements_does_not_depend_on_the_number_of_people(shop: Shop) -> None:
     await shop.rule(**CART)
     await shop.rule(
-        name="seen", enter={"on": "Product Viewed", "if": {"did": {"event": "Product Added", "at_least": 1, "within": "30d"}}},
+        name="seen",
+        enter={"on": "Product Viewed", "if": {"did": {"event": "Product Added", "at_least": 1, "within": "30d"}}},
         steps=[{"send": "letter"}, {"wait": "1d"}],
     )
     await shop.rule(name="at-once", kind="transactional", enter={"on": "Product Removed"})
@@ -173,7 +185,9 @@ async def test_a_match_that_arrives_while_its_timer_fires_is_not_lost(shop: Shop
     await shop.watermark(at(hours=1), work=False)
     (timer,) = await shop.items(ItemKind.IDLE)
     shop.clock.set(at(hours=1, minutes=1))
-    later = shop.event("Product Added", at(hours=1, seconds=1), properties={"product_id": "p-2", "quantity": 1, "price": 1})
+    later = shop.event(
+        "Product Added", at(hours=1, seconds=1), properties={"product_id": "p-2", "quantity": 1, "price": 1}
+    )
     async with shop.triggers.database.transaction() as tx:
         (looked_at,) = await queue.due_items(tx, [timer["node"]], at(hours=1))
         # What the claim has read by now does not hold this event.
@@ -199,7 +213,9 @@ async def test_two_claims_at_once_take_different_people(shop: Shop) -> None:
 
 async def test_what_is_armed_within_a_backlog_keeps_the_one_order(shop: Shop) -> None:
     """After a standstill everything is due at once; a run sees its timers and events as if nothing had been late."""
-    await shop.rule(steps=[{"wait": "1h"}, {"send": "one"}, {"wait": "1h"}, {"send": "two"}], stop=[{"event": "Order Completed"}])
+    await shop.rule(
+        steps=[{"wait": "1h"}, {"send": "one"}, {"wait": "1h"}, {"send": "two"}], stop=[{"event": "Order Completed"}]
+    )
     await shop.post(shop.event("Product Viewed", at()))
     await shop.post(shop.event("Product Viewed", at(), "boris"))
     await shop.buys(at(minutes=90))
@@ -214,7 +230,9 @@ async def test_what_is_armed_within_a_backlog_keeps_the_one_order(shop: Shop) ->
     ]
 
 
-async def test_more_items_of_one_person_than_a_claim_takes_are_handled_in_order(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_items_of_one_person_than_a_claim_takes_are_handled_in_order(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(queue, "PER_NODE", 3)
     await shop.rule(again="always", steps=[{"emit": {"event": "Ping"}}])
     shop.on_emit = lambda event: None

@@ -16,7 +16,13 @@ OPT_IN = {
     "kind": "transactional",
     "enter": {"on": "Subscription Requested"},
     "stop": [{"event": "Subscription Confirmed"}],
-    "steps": [{"send": "confirm"}, {"wait": "1d"}, {"send": "confirm-again"}, {"wait": "2d"}, {"purge": {"contact": "unconfirmed"}}],
+    "steps": [
+        {"send": "confirm"},
+        {"wait": "1d"},
+        {"send": "confirm-again"},
+        {"wait": "2d"},
+        {"purge": {"contact": "unconfirmed"}},
+    ],
 }
 
 
@@ -59,11 +65,15 @@ async def test_its_reminder_waits_for_the_watermark_and_a_contact_never_confirme
     await shop.watermark(at(days=3))
     assert [event.name for event in shop.emitted] == purged == ["Contact Purged"]
     assert shop.emitted[0].properties["address"] == "anna@example.com"
-    everything = await shop.fetch("SELECT r::text FROM triggers.run r UNION ALL SELECT d::text FROM triggers.decision d")
+    everything = await shop.fetch(
+        "SELECT r::text FROM triggers.run r UNION ALL SELECT d::text FROM triggers.decision d"
+    )
     assert not [row for row in everything if "anna@example.com" in row[0]]
 
 
-async def test_a_request_repeated_while_it_is_open_sends_no_second_mail_but_another_address_gets_its_own(shop: Shop) -> None:
+async def test_a_request_repeated_while_it_is_open_sends_no_second_mail_but_another_address_gets_its_own(
+    shop: Shop,
+) -> None:
     await shop.rule(**OPT_IN)
     await requests(shop, at())
     await requests(shop, at(minutes=5))
@@ -73,8 +83,13 @@ async def test_a_request_repeated_while_it_is_open_sends_no_second_mail_but_anot
 
 
 async def test_two_records_of_one_person_in_one_batch_are_taken_in_their_order(shop: Shop) -> None:
-    await shop.rule(kind="transactional", name="receipt", enter={"on": "Order Completed"}, stop=[{"event": "Order Cancelled"}],
-                    steps=[{"wait": "1h"}, {"send": "receipt"}])
+    await shop.rule(
+        kind="transactional",
+        name="receipt",
+        enter={"on": "Order Completed"},
+        stop=[{"event": "Order Cancelled"}],
+        steps=[{"wait": "1h"}, {"send": "receipt"}],
+    )
     order = shop.event("Order Completed", at(), properties={"order_id": "o-1", "total": "10"})
     cancelled = shop.event("Order Cancelled", at(seconds=1), properties={"order_id": "o-1"})
     await shop.post(order, cancelled)
@@ -106,7 +121,9 @@ async def test_a_schedule_enters_everybody_who_meets_it_once_a_moment(shop: Shop
 
 
 async def test_no_claim_goes_past_a_moment_that_is_not_expanded(shop: Shop) -> None:
-    await shop.rule(**CHURN | {"stop": [{"event": "Order Completed"}], "steps": [{"wait": "1h"}, {"send": "come-back"}]})
+    await shop.rule(
+        **CHURN | {"stop": [{"event": "Order Completed"}], "steps": [{"wait": "1h"}, {"send": "come-back"}]}
+    )
     await shop.buys(at(), "o-0")
     due = at(days=30, hours=20)
     await shop.buys(at(days=30, hours=20, minutes=1), "o-1")
@@ -132,7 +149,9 @@ async def test_a_condition_that_sql_cannot_decide_is_judged_over_the_facts(shop:
     await shop.rule(**CHURN | {"enter": {"schedule": "0 9 * * *", "among": {"cart": {"not_empty": True}}}})
     await shop.adds(at(), "with-cart")
     await shop.adds(at(minutes=1), "emptied")
-    await shop.post(shop.event("Product Removed", at(minutes=2), "emptied", properties={"product_id": "p-1", "quantity": 1}))
+    await shop.post(
+        shop.event("Product Removed", at(minutes=2), "emptied", properties={"product_id": "p-1", "quantity": 1})
+    )
     await shop.watermark(at(days=1))
     assert [intent.origin for intent in shop.intents] == [shop.node("user_id", "with-cart")]
 
@@ -146,7 +165,9 @@ async def test_people_inside_finish_by_their_version_and_others_enter_by_the_new
     await shop.post(shop.event("Product Viewed", at()))
     await shop.watermark(at(minutes=1))
     shop.clock.set(at(minutes=2))
-    edited = await shop.editor.edit(saved.name, {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"send": "new"}]}, MARKETER)
+    edited = await shop.editor.edit(
+        saved.name, {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"send": "new"}]}, MARKETER
+    )
     assert (edited.version, edited.state, edited.result) == (2, "active", "changed")
     await shop.post(shop.event("Product Viewed", at(minutes=3), "boris"))
     await shop.watermark(at(days=2))
@@ -199,13 +220,19 @@ async def test_an_archived_rule_ends_its_runs(shop: Shop) -> None:
 async def test_an_edit_without_ids_keeps_the_ids_of_the_steps(shop: Shop) -> None:
     saved = await shop.rule(steps=[{"send": "a", "id": "hello"}, {"wait": "1d"}])
     edited = await shop.editor.edit(
-        str(saved.id), {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"wait": "2d"}, {"send": "a"}]}, MARKETER
+        str(saved.id),
+        {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"wait": "2d"}, {"send": "a"}]},
+        MARKETER,
     )
     assert edited.differences == [
         {"at": "#/steps/wait/wait", "before": "1d", "after": "2d"},
         {"at": "#/steps", "before": ["hello", "wait"], "after": ["wait", "hello"]},
     ]
-    (same,) = await shop.editor.apply([{"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"wait": "2d"}, {"send": "a"}]}], MARKETER, activate=True)
+    (same,) = await shop.editor.apply(
+        [{"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"wait": "2d"}, {"send": "a"}]}],
+        MARKETER,
+        activate=True,
+    )
     assert (same.result, same.version) == ("unchanged", 2)
 
 
@@ -215,7 +242,11 @@ async def test_a_rule_keeps_its_kind_and_names_are_taken_once(shop: Shop) -> Non
         await shop.rule()
     assert error.value.status == 409
     with pytest.raises(Problem) as error:
-        await shop.editor.edit("a-rule", {"name": "a-rule", "kind": "transactional", "enter": {"on": "X"}, "steps": [{"send": "x"}]}, MARKETER)
+        await shop.editor.edit(
+            "a-rule",
+            {"name": "a-rule", "kind": "transactional", "enter": {"on": "X"}, "steps": [{"send": "x"}]},
+            MARKETER,
+        )
     assert error.value.errors[0]["pointer"] == "#/kind"
 
 
@@ -261,7 +292,9 @@ async def test_ghosts_go_the_whole_way(shop: Shop) -> None:
     await shop.buys(at(hours=1))
     await shop.watermark(at(days=2))
     assert [intent.ghost for intent in shop.intents] == [True]
-    assert [(outcome.ghost, outcome.goal_at, outcome.revenue) for outcome in shop.outcomes] == [(True, at(hours=1), 1500)]
+    assert [(outcome.ghost, outcome.goal_at, outcome.revenue) for outcome in shop.outcomes] == [
+        (True, at(hours=1), 1500)
+    ]
 
 
 async def test_an_emitted_event_starts_other_rules_and_a_ring_of_rules_ends_after_five_hops(shop: Shop) -> None:

@@ -6,33 +6,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-TEXTS = [
-    "Kazan",
-    "KAZAN",
-    "kaz",
-    "Straße",
-    "STRASSE",
-    "Ёлка",
-    "ёлка",
-    "\u212aazan",
-    "",
-    "true",
-    "12",
-    "12.50",
-    "012",
-    "a'b%_\\c",
-]
+TEXTS = ["Kazan", "KAZAN", "Straße", "STRASSE", "Ёлка", "ёлка", "\u212aazan", "", "true", "12", "12.50", "a'b%_\\c"]
 DATES = ["2024-06-01", "2024-06-01T10:00:00Z", "2024-06-02T00:30:00+03:00", "2024-99-01", "20240601"]
-SCALARS = st.sampled_from([*TEXTS, *DATES, 0, 1, 12, 12.5, -3, 1500, True, False])
+SCALARS = st.sampled_from([*TEXTS, *DATES, 1, 12, 12.5, 1500, True])
 
 
 def some(required: dict[str, Any], optional: dict[str, Any] | None = None) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(required, optional=optional or {})
 
 
-NUMBERS = st.sampled_from([0, 1, 2, 12, 12.5, 1500, 3000.01])
+NUMBERS = st.sampled_from([0, 1, 2, 12, 12.5, 1500])
 ORDERED = st.one_of(NUMBERS, st.sampled_from(["2024-06-01", "2024-06-01T10:00:00Z"]))
-DURATIONS = st.sampled_from(["1h", "7d", "10d", "30d", "60d", "180d", "200d"])
+DURATIONS = st.sampled_from(["1h", "30d", "180d"])  # the windows on whose edges the events lie
 COUNTS = st.integers(0, 3)
 
 
@@ -81,7 +66,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
         some({"average": FIGURES}),
         some({"last": st.one_of(some({"before": DURATIONS}), some({"within": DURATIONS}))}),
     ),
-    "days_since_order": operators({n: st.sampled_from([0, 7, 10, 30, 180]) for n in ("eq", "gt", "gte", "lt", "lte")}),
+    "days_since_order": operators({n: st.sampled_from([0, 29, 30, 180]) for n in ("eq", "gt", "gte", "lt", "lte")}),
     "later_than_own_rhythm": st.booleans(),
     "did": some(
         {"event": EVENT_NAMES},

@@ -24,7 +24,18 @@ from shared.clock import VirtualClock
 from shared.consumer import Applied, Batch
 from shared.db import Database
 from shared.durations import parse_duration
-from shared.events import EVENTS, MESSAGES, Addressed, Cancelled, Event, Guard, Intended, MessageRecord, body_hash, encode
+from shared.events import (
+    EVENTS,
+    MESSAGES,
+    Addressed,
+    Cancelled,
+    Event,
+    Guard,
+    Intended,
+    MessageRecord,
+    body_hash,
+    encode,
+)
 from shared.identifiers import Identifier, identifier
 from shared.ids import event_id, message_id
 from shared.service import Context
@@ -55,7 +66,13 @@ class Stage:
 
     def event(self, name: str, *ids: Identifier, trust: str = "secret", type: str = "track", **more: Any) -> Event:
         """An accepted event of now, whose origin is its first id. `more`: properties, traits, context, occurred_at …"""
-        given = {"properties": {}, "traits": {}, "occurred_at": self.clock.now(), "received_at": self.clock.now(), **more}
+        given = {
+            "properties": {},
+            "traits": {},
+            "occurred_at": self.clock.now(),
+            "received_at": self.clock.now(),
+            **more,
+        }
         message = str(uuid4())
         source = SHOP if trust == "secret" else SITE
         return Event(
@@ -105,7 +122,9 @@ class Stage:
         said = {"channel": channel, "address": address, "at": self.clock.now().isoformat(), "ip": "192.0.2.1"}
         return self.event("Consent Granted", user, *(i for i in ids if i != user), properties=said)
 
-    def product(self, what: str = "Product Added", user: Identifier | None = None, price: float = 1500, **more: Any) -> Event:
+    def product(
+        self, what: str = "Product Added", user: Identifier | None = None, price: float = 1500, **more: Any
+    ) -> Event:
         said = {"product_id": "p-1", "name": "Kind of Blue", "price": price, "quantity": 1, **more}
         assert user is not None
         return self.event(what, user, properties=said)
@@ -195,30 +214,52 @@ class Stage:
         found = [msgspec.json.decode(record.value, type=Event) for row in rows for record in unpack(row["records"])]
         return [event for event in found if name is None or event.name == name]
 
-    def addressed(self, address: Identifier, request: Event, topics: Sequence[str] = ("marketing",), form: str | None = None) -> Addressed:
+    def addressed(
+        self, address: Identifier, request: Event, topics: Sequence[str] = ("marketing",), form: str | None = None
+    ) -> Addressed:
         return Addressed(
-            channel="email", address=address.value, topics=list(topics), form=form, node=address.node, request=request.id
+            channel="email",
+            address=address.value,
+            topics=list(topics),
+            form=form,
+            node=address.node,
+            request=request.id,
         )
 
 
 def cancelled(intent: Intended, version: int = 3, reason: str = "stopped: order 1001") -> Cancelled:
     return Cancelled(
-        message=intent.message, run=intent.run, run_version=version, rule=intent.rule, reason=reason, decided_at=intent.decided_at
+        message=intent.message,
+        run=intent.run,
+        run_version=version,
+        rule=intent.rule,
+        reason=reason,
+        decided_at=intent.decided_at,
     )
 
 
-RECEIPT = {"subject": "Your order", "text": "Thank you, {{ person.first_name | default: 'friend' }}.\n", "sms": "Thank you."}
+RECEIPT = {
+    "subject": "Your order",
+    "text": "Thank you, {{ person.first_name | default: 'friend' }}.\n",
+    "sms": "Thank you.",
+}
 
 
 @asynccontextmanager
-async def stage(database_url: str, inbox: Path, *, folders: Sequence[Path] = (), **settings: Any) -> AsyncIterator[Stage]:
+async def stage(
+    database_url: str, inbox: Path, *, folders: Sequence[Path] = (), **settings: Any
+) -> AsyncIterator[Stage]:
     """Dispatch with the shipped templates and offers, a receipt besides, and a clock at noon."""
     clock = VirtualClock(NOON)
     owner = await asyncpg.connect(database_url)
-    await owner.set_type_codec("jsonb", schema="pg_catalog", encoder=lambda v: msgspec.json.encode(v).decode(), decoder=msgspec.json.decode)
+    await owner.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=lambda v: msgspec.json.encode(v).decode(), decoder=msgspec.json.decode
+    )
     profile = await Database.open(database_url, member="test-profile", role="dripline_profile", size=4)
     try:
-        async with context_for(database_url, role="dripline_dispatch", clock=clock, leases=False, data_dir=inbox, **settings) as context:
+        async with context_for(
+            database_url, role="dripline_dispatch", clock=clock, leases=False, data_dir=inbox, **settings
+        ) as context:
             dispatch = Dispatch(context, folders)
             await dispatch.prepare()
             await _load(context, clock.now())

@@ -35,7 +35,9 @@ def rule(**fields: Any) -> Version:
 def event(name: str, moment: datetime, *, node: UUID = NODE, key: str = "", **fields: Any) -> EventFact:
     """An event learned as it occurred, from a secret source."""
     defaults = {"occurred_at": moment, "learned_at": moment, "trust": "secret", "properties": {}}
-    return EventFact(**({"id": uuid5(SPACE, f"{name}{moment}{node}{key}"), "node": node, "name": name} | defaults | fields))
+    return EventFact(
+        **({"id": uuid5(SPACE, f"{name}{moment}{node}{key}"), "node": node, "name": name} | defaults | fields)
+    )
 
 
 def order_event(moment: datetime, key: str = "o-1", **fields: Any) -> EventFact:
@@ -75,7 +77,14 @@ def address(value: str = "anna@example.com", status: str = "claimed") -> Address
     return Address(kind="email", node=uuid5(SPACE, value), value=value, status=status)
 
 
-def entering(version: Version, moment: datetime = T0, *, by: EventFact | None = None, known: list[Known] | None = None, **about: Any):
+def entering(
+    version: Version,
+    moment: datetime = T0,
+    *,
+    by: EventFact | None = None,
+    known: list[Known] | None = None,
+    **about: Any,
+):
     """What comes of somebody who may enter; `about` are the person's facts."""
     fact = by or event("Product Viewed", moment)
     asking = engine.Asking(version=version, at=moment, origin=fact.node, key=str(fact.id), event=fact)
@@ -97,7 +106,9 @@ def advanced(run: Run, stimulus: engine.Stimulus, moment: datetime, version: Ver
 
 
 def heard(run: Run, fact: EventFact, version: Version, moment: datetime | None = None, **about: Any) -> Decided | None:
-    return engine.advance(run, happened(fact, moment), fact.learned_at, facts(fact.learned_at, **about), version, MOSCOW)
+    return engine.advance(
+        run, happened(fact, moment), fact.learned_at, facts(fact.learned_at, **about), version, MOSCOW
+    )
 
 
 def timer(run: Run, version: Version, **about: Any) -> Decided:

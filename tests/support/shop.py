@@ -65,7 +65,12 @@ class Shop:
 
     async def tell_from_site(self, *events: dict[str, Any]) -> None:
         """Posts events by the public source, as the browser does."""
-        await self.tell(*events, key=self._keys["site_write_key"])
+        await self.tell(*events, key=self.site_key)
+
+    @property
+    def site_key(self) -> str:
+        """Write key of the public source."""
+        return self._keys["site_write_key"]
 
     async def post_batch(self, events: Sequence[dict[str, Any]], key: str | None = None) -> httpx.Response:
         chosen = key or self._keys["server_write_key"]
@@ -121,6 +126,9 @@ class Shop:
     async def timeline(self, profile: str) -> list[dict[str, Any]]:
         """The events of a person, newest first."""
         return await self.all(f"/v1/profiles/{profile}/events")
+
+    async def timeline_names(self, profile: str) -> set[str]:
+        return {event["name"] for event in await self.timeline(profile)}
 
     async def heard(self, profile: str, name: str, times: int = 1) -> list[dict[str, Any]]:
         """Waits until the person's timeline has this event so often."""

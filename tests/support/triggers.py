@@ -133,7 +133,11 @@ class Shop:
         return Batch(group, topic, 0, "test", self.clock.now(), records)
 
     async def buys(self, at: datetime, key: str = "o-1", user: str = "anna", **fields: Any) -> None:
-        properties = {"order_id": key, "total": "1500", "products": [{"product_id": "p-1", "quantity": 1, "price": "1500"}]}
+        properties = {
+            "order_id": key,
+            "total": "1500",
+            "products": [{"product_id": "p-1", "quantity": 1, "price": "1500"}],
+        }
         await self.post(self.event("Order Completed", at, user, properties=properties, **fields))
 
     async def adds(self, at: datetime, user: str = "anna", product: str = "p-1", **fields: Any) -> None:

@@ -32,7 +32,11 @@ def chosen(gain: str | int, *channels: str) -> str | None:
 def test_the_table_of_the_walkthrough() -> None:
     stakes = Stakes("marketing", D(450))
     email, sms = weigh(option("email"), stakes), weigh(option("sms", units=2), stakes)
-    assert (email.effect, round(email.erosion or D(0), 2), round(email.net or D(0), 1)) == (D("0.011"), D("0.40"), D("4.5"))
+    assert (email.effect, round(email.erosion or D(0), 2), round(email.net or D(0), 1)) == (
+        D("0.011"),
+        D("0.40"),
+        D("4.5"),
+    )
     assert (sms.effect, sms.cost, round(sms.erosion or D(0), 2)) == (D("0.0194"), D("2.00"), D("1.62"))
     assert round(sms.net or D(0), 1) == D("5.1")
 
@@ -50,7 +54,9 @@ def test_without_consent_for_sms_the_walkthrough_goes_by_email_and_the_row_says_
     ("gain", "expected"),
     [(150, "email"), (450, "sms"), (1_000, "sms")],
 )
-def test_without_a_messenger_cheap_channels_come_first_and_a_dear_one_where_the_gain_pays(gain: int, expected: str) -> None:
+def test_without_a_messenger_cheap_channels_come_first_and_a_dear_one_where_the_gain_pays(
+    gain: int, expected: str
+) -> None:
     assert chosen(gain, "email", "push", "sms", "call") == expected
 
 

@@ -12,7 +12,23 @@ from services.triggers import engine
 from services.triggers.holdout import arm, draw
 from services.triggers.run import Decided, Known, Refused
 from shared.events import Intended
-from tests.support.engine import MOSCOW, NODE, RULE, SPACE, T0, address, advanced, at, entered, entering, event, facts, order_event, rule, timer
+from tests.support.engine import (
+    MOSCOW,
+    NODE,
+    RULE,
+    SPACE,
+    T0,
+    address,
+    advanced,
+    at,
+    entered,
+    entering,
+    event,
+    facts,
+    order_event,
+    rule,
+    timer,
+)
 
 
 def refusal(*args, **more) -> str:
@@ -32,7 +48,12 @@ def test_an_event_enters_and_its_letter_is_intended_at_once() -> None:
     assert isinstance(decided, Decided)
     (intent,) = decided.effects
     assert isinstance(intent, Intended)
-    assert (intent.template, intent.topic, intent.value, intent.goal_within) == ("letter", "offers", {"money": "900"}, 259200.0)
+    assert (intent.template, intent.topic, intent.value, intent.goal_within) == (
+        "letter",
+        "offers",
+        {"money": "900"},
+        259200.0,
+    )
     assert intent.event["name"] == "Product Viewed"
     assert intent.valid_until == at(days=1)
     assert decided.run.ended_as == "finished"
@@ -132,7 +153,9 @@ def test_the_draw_depends_on_rule_and_origin_alone() -> None:
 def test_a_person_stays_in_the_arm_of_the_earliest_run(ghost: bool) -> None:
     first, second = ended_run(), ended_run()
     first = Known(**{**{f: getattr(first, f) for f in first.__struct_fields__}, "ghost": ghost})
-    second = Known(**{**{f: getattr(second, f) for f in second.__struct_fields__}, "ghost": not ghost, "entered_at": at(days=1)})
+    second = Known(
+        **{**{f: getattr(second, f) for f in second.__struct_fields__}, "ghost": not ghost, "entered_at": at(days=1)}
+    )
     assert arm(RULE, NODE, Decimal("0.5"), [second, first])[0] is ghost
 
 
@@ -147,14 +170,21 @@ def test_a_subscription_carries_its_address_form_and_topics() -> None:
     decided = entering(version, by=requested(" Anna@Example.com"), addresses=[address()])
     assert isinstance(decided, Decided)
     asked = decided.effects[0].addressed
-    assert (asked.address, asked.form, asked.topics, asked.node) == ("anna@example.com", "footer", ["news"], address().node)
+    assert (asked.address, asked.form, asked.topics, asked.node) == (
+        "anna@example.com",
+        "footer",
+        ["news"],
+        address().node,
+    )
     assert asked.request == requested(" Anna@Example.com").id
 
 
 def test_a_second_address_of_a_person_has_a_run_of_its_own() -> None:
     version = rule(kind="transactional", enter={"on": "Subscription Requested"}, steps=[{"wait": "1d"}])
     first = Known.of(entered(version, by=requested("anna@example.com")))
-    assert isinstance(entering(version, at(minutes=1), by=requested("a@work.example", at(minutes=1)), known=[first]), Decided)
+    assert isinstance(
+        entering(version, at(minutes=1), by=requested("a@work.example", at(minutes=1)), known=[first]), Decided
+    )
     again = entering(version, at(minutes=2), by=requested("anna@example.com", at(minutes=2)), known=[first])
     assert isinstance(again, Refused) and again.code == "inside"
 
@@ -169,7 +199,10 @@ def test_only_a_confirmation_of_the_same_address_stops_a_run_about_an_address() 
     run = entered(version, by=requested("anna@example.com"))
     other = event("Subscription Confirmed", at(hours=1), properties={"channel": "email", "address": "a@work.example"})
     same = event("Subscription Confirmed", at(hours=1), properties={"channel": "email", "address": "anna@example.com"})
-    assert engine.advance(run, engine.Happened(other, other.learned_at), other.learned_at, facts(), version, MOSCOW) is None
+    assert (
+        engine.advance(run, engine.Happened(other, other.learned_at), other.learned_at, facts(), version, MOSCOW)
+        is None
+    )
     assert advanced(run, engine.Happened(same, same.learned_at), same.learned_at, version).run.ended_as == "stopped"
     guard = timer(run, version).effects[0].guard
     assert guard.until == [{"event": "Subscription Confirmed", "where": {"address": {"in": ["anna@example.com"]}}}]
@@ -177,9 +210,15 @@ def test_only_a_confirmation_of_the_same_address_stops_a_run_about_an_address() 
 
 def test_a_contact_that_nobody_confirmed_is_purged_and_a_confirmed_one_is_not() -> None:
     version = rule(
-        kind="transactional", enter={"on": "Subscription Requested"}, steps=[{"wait": "1d"}, {"purge": {"contact": "unconfirmed"}}]
+        kind="transactional",
+        enter={"on": "Subscription Requested"},
+        steps=[{"wait": "1d"}, {"purge": {"contact": "unconfirmed"}}],
     )
     run = entered(version, by=requested("anna@example.com"), addresses=[address()])
     (purged,) = timer(run, version, addresses=[address()]).effects
-    assert (purged.name, purged.properties["address"], purged.trust) == ("Contact Purged", "anna@example.com", "internal")
+    assert (purged.name, purged.properties["address"], purged.trust) == (
+        "Contact Purged",
+        "anna@example.com",
+        "internal",
+    )
     assert timer(run, version, addresses=[address(status="confirmed")]).effects == []

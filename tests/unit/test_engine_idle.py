@@ -7,7 +7,9 @@ from services.triggers.steps.base import Happened
 from tests.support.engine import NODE, SPACE, at, event, order_event, rule, uuid5
 
 CART = rule(
-    enter={"on": ["Product Added", "Product Removed"], "idle": "1h"}, stop=[{"event": "Order Completed"}], again="after 7d"
+    enter={"on": ["Product Added", "Product Removed"], "idle": "1h"},
+    stop=[{"event": "Order Completed"}],
+    again="after 7d",
 ).document
 
 
@@ -52,11 +54,16 @@ def test_a_match_after_the_order_asks_anew() -> None:
 
 
 def test_a_nightly_report_of_yesterdays_order_stops_nothing() -> None:
-    assert isinstance(idle.ask(CART, at(hours=1), [added(at()), ordered(at(minutes=40), counted=at(days=-1))]), idle.Quiet)
+    assert isinstance(
+        idle.ask(CART, at(hours=1), [added(at()), ordered(at(minutes=40), counted=at(days=-1))]), idle.Quiet
+    )
 
 
 def test_a_public_report_of_an_order_stops_too_and_history_does_not() -> None:
-    assert isinstance(idle.ask(CART, at(hours=1), [added(at()), ordered(at(minutes=4), trust="public", first=False)]), idle.StoppedBefore)
+    assert isinstance(
+        idle.ask(CART, at(hours=1), [added(at()), ordered(at(minutes=4), trust="public", first=False)]),
+        idle.StoppedBefore,
+    )
     assert isinstance(idle.ask(CART, at(hours=1), [added(at()), ordered(at(minutes=4), history=True)]), idle.Quiet)
 
 

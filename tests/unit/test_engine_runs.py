@@ -12,7 +12,20 @@ from services.triggers import engine
 from services.triggers.language import LocalMoment, TraitMoment, Window
 from services.triggers.run import Decided
 from shared.events import Cancelled, Intended, Outcome
-from tests.support.engine import T0, advanced, at, entered, entering, event, facts, heard, order, order_event, rule, timer
+from tests.support.engine import (
+    T0,
+    advanced,
+    at,
+    entered,
+    entering,
+    event,
+    facts,
+    heard,
+    order,
+    order_event,
+    rule,
+    timer,
+)
 
 LETTERS = [{"send": "first"}, {"wait": "1d"}, {"send": "second"}]
 GOAL = {"event": "Order Completed", "within": "3d"}
@@ -62,7 +75,9 @@ def test_an_order_stops_the_run_and_cancels_what_may_still_wait() -> None:
 
 
 def test_what_is_no_longer_valid_need_not_be_cancelled() -> None:
-    version = rule(steps=[{"send": {"template": "first", "late": "30m"}}, {"wait": "1d"}], stop=[{"event": "Order Completed"}])
+    version = rule(
+        steps=[{"send": {"template": "first", "late": "30m"}}, {"wait": "1d"}], stop=[{"event": "Order Completed"}]
+    )
     decided = heard(entered(version), order_event(at(hours=1)), version)
     assert decided is not None and decided.effects == []
 
@@ -106,7 +121,9 @@ def test_a_goal_after_the_last_step_is_noted_and_told_when_the_window_closes() -
     assert run.ended_as == "finished" and run.closes_at == at(days=3)
     noted = heard(run, order_event(at(days=2)), version)
     assert noted is not None and noted.what == "goal" and noted.run.ended_as == "finished"
-    told = advanced(noted.run, engine.WindowClosed(), at(days=3), version, orders=[order(at(days=2), refunded=Decimal(500))])
+    told = advanced(
+        noted.run, engine.WindowClosed(), at(days=3), version, orders=[order(at(days=2), refunded=Decimal(500))]
+    )
     (outcome,) = told.effects
     assert isinstance(outcome, Outcome)
     assert (outcome.goal_at, outcome.revenue, outcome.run_version) == (at(days=2), Decimal(1000), 3)
@@ -117,7 +134,10 @@ def test_the_window_of_a_ghost_is_told_alike_and_only_once() -> None:
     version = rule(goal=GOAL, holdout="100%")
     told = advanced(entered(version), engine.WindowClosed(), at(days=3), version)
     assert isinstance(told.effects[0], Outcome) and told.effects[0].ghost and told.effects[0].goal_at is None
-    assert engine.advance(told.run, engine.WindowClosed(), at(days=3), facts(), version, engine.World(MOSCOW, "RU")) is None
+    assert (
+        engine.advance(told.run, engine.WindowClosed(), at(days=3), facts(), version, engine.World(MOSCOW, "RU"))
+        is None
+    )
 
 
 def test_revenue_counts_the_orders_of_the_window_alone() -> None:
@@ -136,7 +156,9 @@ def test_revenue_counts_the_orders_of_the_window_alone() -> None:
 
 def test_a_run_that_is_merged_away_ends_and_cancels() -> None:
     version = rule(steps=LETTERS)
-    decided = advanced(entered(version), engine.Removed("merged", "an earlier run of the same person stays"), at(hours=1), version)
+    decided = advanced(
+        entered(version), engine.Removed("merged", "an earlier run of the same person stays"), at(hours=1), version
+    )
     assert decided.run.ended_as == "merged" and isinstance(decided.effects[0], Cancelled)
 
 
@@ -149,7 +171,14 @@ def test_a_rule_that_fails_ends_the_run_with_the_reason() -> None:
 
 # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 WAIT_FOR = [
-    {"wait_for": {"event": "Order Completed", "for": "3d", "then": [{"send": "thanks"}], "else": [{"send": "reminder"}]}},
+    {
+        "wait_for": {
+            "event": "Order Completed",
+            "for": "3d",
+            "then": [{"send": "thanks"}],
+            "else": [{"send": "reminder"}],
+        }
+    },
     {"send": "last"},
 ]
 
@@ -171,7 +200,9 @@ def test_wait_for_does_not_count_what_was_known_before_the_step_began() -> None:
 
 def test_if_goes_by_the_facts_of_the_moment_and_guards_what_it_sends() -> None:
     condition = {"cart": {"not_empty": True}}
-    version = rule(steps=[{"wait": "1h"}, {"if": {**condition, "then": [{"send": "cart"}], "else": [{"send": "none"}]}}])
+    version = rule(
+        steps=[{"wait": "1h"}, {"if": {**condition, "then": [{"send": "cart"}], "else": [{"send": "none"}]}}]
+    )
     run = entered(version)
     full, empty = timer(run, version, cart=10), timer(run, version, cart=0)
     assert (templates(full), templates(empty)) == (["cart"], ["none"])
@@ -184,7 +215,11 @@ def test_a_guard_holds_stop_goal_the_entry_and_every_if_around() -> None:
     entry, inner = {"cart": {"not_empty": True}}, {"holiday": False}
     version = rule(
         enter={"on": "Product Viewed", "if": entry},
-        stop=["Order Completed", {"event": "Product Returned", "where": {"price": {"gt": 5}}}, {"consent": {"email": "withdrawn"}}],
+        stop=[
+            "Order Completed",
+            {"event": "Product Returned", "where": {"price": {"gt": 5}}},
+            {"consent": {"email": "withdrawn"}},
+        ],
         goal={"event": "Order Completed", "within": "1d"},
         steps=[{"if": {**inner, "then": [{"wait_for": {"event": "X", "for": "1h", "else": [{"send": "a"}]}}]}}],
     )
@@ -209,20 +244,32 @@ def test_empty_branches_lead_on() -> None:
 def test_split_sends_the_same_person_the_same_way_and_people_both_ways() -> None:
     from tests.support.engine import SPACE, uuid5
 
-    version = rule(steps=[{"split": {"t": {"a": "50%", "b": "50%"}, "then": {"a": [{"send": "a"}], "b": [{"send": "b"}]}}}])
-    ways = [templates(entering(version, by=event("Product Viewed", T0, node=uuid5(SPACE, str(n)))))[0] for n in range(200)]
+    version = rule(
+        steps=[{"split": {"t": {"a": "50%", "b": "50%"}, "then": {"a": [{"send": "a"}], "b": [{"send": "b"}]}}}]
+    )
+    ways = [
+        templates(entering(version, by=event("Product Viewed", T0, node=uuid5(SPACE, str(n)))))[0] for n in range(200)
+    ]
     assert 70 < ways.count("a") < 130
     assert templates(entering(version)) == templates(entering(version))
 
 
 def test_an_offer_is_named_for_the_sends_after_it_and_a_send_may_name_its_own() -> None:
-    steps = [{"send": "a"}, {"offer": {"pool": "welcome10"}}, {"send": "b"}, {"send": {"template": "c", "offer": "other"}}]
+    steps = [
+        {"send": "a"},
+        {"offer": {"pool": "welcome10"}},
+        {"send": "b"},
+        {"send": {"template": "c", "offer": "other"}},
+    ]
     decided = entering(rule(steps=steps))
     assert [effect.offer for effect in decided.effects] == [None, "welcome10", "other"]
 
 
 def test_emit_and_set_fill_in_what_the_run_knows() -> None:
-    steps = [{"set": {"likes": "{{ event.category }}", "absent": "{{ event.nothing }}"}}, {"emit": {"event": "Invited", "properties": {"text": "to {{ person.city }}!"}}}]
+    steps = [
+        {"set": {"likes": "{{ event.category }}", "absent": "{{ event.nothing }}"}},
+        {"emit": {"event": "Invited", "properties": {"text": "to {{ person.city }}!"}}},
+    ]
     fact = event("Product Viewed", T0, properties={"category": "vinyl"})
     decided = entering(rule(steps=steps), by=fact, traits={"city": "Kazan"})
     assert isinstance(decided, Decided)

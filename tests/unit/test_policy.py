@@ -140,9 +140,16 @@ class TestFoldingConsent:
         one = row("confirmed")
         assert standing([one, one], "email", "marketing") == standing([one], "email", "marketing")
 
-    @given(st.permutations([row("granted", NOON, id=UUID(int=1)), row("withdrawn", NOON + timedelta(hours=1), id=UUID(int=2)),
-                            row("granted", NOON + timedelta(hours=2), id=UUID(int=3)),
-                            row("confirmed", NOON + timedelta(hours=3), id=UUID(int=4))]))
+    @given(
+        st.permutations(
+            [
+                row("granted", NOON, id=UUID(int=1)),
+                row("withdrawn", NOON + timedelta(hours=1), id=UUID(int=2)),
+                row("granted", NOON + timedelta(hours=2), id=UUID(int=3)),
+                row("confirmed", NOON + timedelta(hours=3), id=UUID(int=4)),
+            ]
+        )
+    )
     def test_the_order_of_arrival_does_not_matter(self, rows: list[ConsentRow]) -> None:
         assert standing(rows, "email", "marketing").state == "confirmed"
 
@@ -301,9 +308,11 @@ class TestQuietHours:
         evening = datetime(2026, 10, 24, 20, 0, tzinfo=UTC)
         assert quiet_until(evening, berlin, "21:00-09:00") == datetime(2026, 10, 25, 8, 0, tzinfo=UTC)
 
-    @given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),
-           st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Europe/Moscow"]),
-           st.sampled_from(["21:00-09:00", "22:00-02:30", "01:30-02:15", "00:00-08:00"]))
+    @given(
+        st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),
+        st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Europe/Moscow"]),
+        st.sampled_from(["21:00-09:00", "22:00-02:30", "01:30-02:15", "00:00-08:00"]),
+    )
     def test_the_end_of_the_night_is_ahead_and_within_a_day(self, now: datetime, zone: str, hours: str) -> None:
         until = quiet_until(now, ZoneInfo(zone), hours)
         assert until is None or now < until <= now + timedelta(hours=25)

@@ -66,7 +66,13 @@ def test_a_name_of_the_old_vocabulary_means_the_new_event() -> None:
 
 
 def test_step_ids_are_made_from_kind_and_template_and_repeats_are_numbered() -> None:
-    steps = [{"send": "letter"}, {"wait": "1d"}, {"send": "letter"}, {"wait_for": {"event": "Order Completed", "for": "1d"}}, {"wait": "2d"}]
+    steps = [
+        {"send": "letter"},
+        {"wait": "1d"},
+        {"send": "letter"},
+        {"wait_for": {"event": "Order Completed", "for": "1d"}},
+        {"wait": "2d"},
+    ]
     assert ids(minimal(steps=steps)) == ["send-letter", "wait", "send-letter-2", "wait-for-order-completed", "wait-2"]
 
 
@@ -80,7 +86,9 @@ def test_a_given_id_stays_and_is_not_made_again() -> None:
 
 
 def test_a_file_without_ids_keeps_the_stored_ones_by_kind_template_and_order() -> None:
-    stored = read(minimal(steps=[{"send": "a", "id": "first"}, {"wait": "1d", "id": "pause"}, {"send": "a", "id": "second"}])).document
+    stored = read(
+        minimal(steps=[{"send": "a", "id": "first"}, {"wait": "1d", "id": "pause"}, {"send": "a", "id": "second"}])
+    ).document
     edited = minimal(steps=[{"send": "new"}, {"send": "a"}, {"wait": "3d"}, {"send": "a"}, {"send": "a"}])
     assert ids(edited, stored) == ["send-new", "first", "pause", "second", "send-a"]
 
@@ -91,7 +99,9 @@ def test_a_new_step_does_not_take_the_id_of_a_step_that_was_removed() -> None:
 
 
 def test_an_id_given_twice_is_refused_where_it_stands() -> None:
-    pointer, message = refusal(minimal(steps=[{"send": "a", "id": "x"}, {"if": {"holiday": False, "then": [{"stop": "no", "id": "x"}]}}]))
+    pointer, message = refusal(
+        minimal(steps=[{"send": "a", "id": "x"}, {"if": {"holiday": False, "then": [{"stop": "no", "id": "x"}]}}])
+    )
     assert pointer == "/steps/1/if/then/0/id"
     assert "'x'" in message
 
@@ -109,13 +119,21 @@ def test_an_id_given_twice_is_refused_where_it_stands() -> None:
         (minimal(enter={"schedule": "every day", "among": {"holiday": False}}), "/enter/schedule", "five fields"),
         (minimal(enter={"schedule": "0 9 * * *"}), "/enter/among", "missing"),
         (minimal(steps=[{"sned": "x"}]), "/steps/0/sned", "did you mean 'send'?"),
-        (minimal(steps=[{"send": {"template": "x", "chanels": ["email"]}}]), "/steps/0/send/chanels", "did you mean 'channels'?"),
+        (
+            minimal(steps=[{"send": {"template": "x", "chanels": ["email"]}}]),
+            "/steps/0/send/chanels",
+            "did you mean 'channels'?",
+        ),
         (minimal(steps=[{"send": "x", "wait": "1d"}]), "/steps/0", "several kinds"),
         (minimal(steps=[{"wait": "1 month"}]), "/steps/0/wait", "no fixed length"),
         (minimal(steps=[{"wait": {"until": "someday"}}]), "/steps/0/wait/until", "next tuesday 10:00"),
         (minimal(steps=[{"webhook": {"url": "https://x"}}]), "/steps/0/webhook", "not available"),
         (minimal(steps=[{"if": {"then": [{"stop": "x"}]}}]), "/steps/0/if", "no condition"),
-        (minimal(steps=[{"wait_for": {"event": "A", "for": "1d", "then": [{"wait": "0"}]}}]), "/steps/0/wait_for/then/0/wait", "duration"),
+        (
+            minimal(steps=[{"wait_for": {"event": "A", "for": "1d", "then": [{"wait": "0"}]}}]),
+            "/steps/0/wait_for/then/0/wait",
+            "duration",
+        ),
         (minimal(steps=[{"split": {"t": {"a": "50%", "b": "40%"}, "then": {}}}]), "/steps/0/split/t", "90%"),
         (minimal(steps=[{"emit": {"event": "Order Completed"}}]), "/steps/0/emit/event", "another name"),
         (minimal(steps=[{"set": {"x": "{{ cart.total }}"}}]), "/steps/0/set", "cart.total"),
@@ -152,14 +170,19 @@ def test_yaml_is_read_without_its_surprises() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["a: 1\na: 2", "a: &x [1]\nb: *x", "a: [", "!!python/name:os.system", "a: 1\n---\nb: 1", "[" * 5000, b"\xff"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: 1\na: 2", "a: &x [1]\nb: *x", "a: [", "!!python/name:os.system", "a: 1\n---\nb: 1", "[" * 5000, b"\xff"],
+)
 def test_a_text_that_cannot_be_read_is_refused_in_one_sentence(text: str | bytes) -> None:
     with pytest.raises(DocumentError) as error:
         parse_document(text)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("key", "example"), [(key, one) for key, kind in step_kinds().items() for one in kind.examples])
+@pytest.mark.parametrize(
+    ("key", "example"), [(key, one) for key, kind in step_kinds().items() for one in kind.examples]
+)
 def test_every_example_of_a_step_is_read_and_fits_the_schema(key: str, example: Any) -> None:
     document = minimal(steps=[{key: example}])
     assert read(document).flow.steps[0].key == key

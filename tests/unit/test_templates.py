@@ -47,7 +47,14 @@ def rendered(part: str = "email", variables: dict[str, Any] | None = None, **par
 
 def seen(facts: Facts | None = None, event: dict[str, Any] | None = None, offer: Offer | None = None) -> dict[str, Any]:
     return view(
-        facts=facts, event=event or {}, offer=offer, links=LINKS, shop=SHOP, run={"rule": "r", "entered_at": NOW}, now=NOW, zone=MOSCOW
+        facts=facts,
+        event=event or {},
+        offer=offer,
+        links=LINKS,
+        shop=SHOP,
+        run={"rule": "r", "entered_at": NOW},
+        now=NOW,
+        zone=MOSCOW,
     )
 
 
@@ -135,17 +142,26 @@ class TestMissingVariables:
 
 class TestActivation:
     def test_a_marketing_text_needs_a_way_out_in_every_part(self) -> None:
-        without = complaints(subject="Hi", text="x", mjml=mjml("<mj-text>x</mj-text>"), sms="x", messenger="x", push="x")
-        assert without == [f"{part}: a marketing text needs {{{{ links.unsubscribe }}}}" for part in ("text", "mjml", "sms", "messenger")]
+        without = complaints(
+            subject="Hi", text="x", mjml=mjml("<mj-text>x</mj-text>"), sms="x", messenger="x", push="x"
+        )
+        assert without == [
+            f"{part}: a marketing text needs {{{{ links.unsubscribe }}}}"
+            for part in ("text", "mjml", "sms", "messenger")
+        ]
         assert complaints(subject="Hi", text="{{ links.unsubscribe }}") == []
 
     def test_a_confirmation_uses_nothing_that_somebody_typed(self) -> None:
-        assert complaints("confirmation", subject="{{ event.name }}", text="{{ links.confirm }} {{ person.first_name }}") == [
+        assert complaints(
+            "confirmation", subject="{{ event.name }}", text="{{ links.confirm }} {{ person.first_name }}"
+        ) == [
             "subject: a confirmation goes to whoever was typed in: it may use shop and links only, not event",
             "text: a confirmation goes to whoever was typed in: it may use shop and links only, not person",
         ]
         assert complaints("confirmation", subject="{{ shop.name }}", text="{{ links.confirm }}") == []
-        assert complaints("confirmation", subject="Hi", text="press here") == ["text: a confirmation needs {{ links.confirm }}"]
+        assert complaints("confirmation", subject="Hi", text="press here") == [
+            "text: a confirmation needs {{ links.confirm }}"
+        ]
 
     @pytest.mark.parametrize(
         ("parts", "expected"),
@@ -165,7 +181,9 @@ class TestActivation:
 
 class TestLinks:
     def test_go_by_way_of_a_click_and_the_same_link_has_one_number(self) -> None:
-        page = mjml('<mj-button href="https://shop.example/a">A</mj-button><mj-text><a href="https://shop.example/b?x=1&amp;y=2">b</a></mj-text>')
+        page = mjml(
+            '<mj-button href="https://shop.example/a">A</mj-button><mj-text><a href="https://shop.example/b?x=1&amp;y=2">b</a></mj-text>'
+        )
         result = rendered(subject="Hi", text="see https://shop.example/a, or not", mjml=page)
         assert [(link.number, link.url) for link in result.links] == [
             (1, "https://shop.example/a"),
@@ -177,7 +195,9 @@ class TestLinks:
         assert "shop.example/a" not in result.html
 
     def test_what_the_text_forgot_stands_at_its_end(self) -> None:
-        result = rendered(subject="Hi", text="Hello", mjml=mjml('<mj-button href="https://shop.example/a">A</mj-button>'))
+        result = rendered(
+            subject="Hi", text="Hello", mjml=mjml('<mj-button href="https://shop.example/a">A</mj-button>')
+        )
         assert result.text == f"Hello\n\n{SIGNER.url('click', MESSAGE, 1)}\n"
 
     def test_our_own_links_are_not_wrapped(self) -> None:
@@ -186,12 +206,19 @@ class TestLinks:
         assert result.links == []
 
     def test_that_lead_astray_are_refused(self) -> None:
-        assert fault(subject="Hi", text="{{ event.target }}", variables={**seen(), "event": {"target": "https://evil.example/"}}) == (
-            "bad-text: a link leads to evil.example, which is not the shop's"
-        )
+        assert fault(
+            subject="Hi", text="{{ event.target }}", variables={**seen(), "event": {"target": "https://evil.example/"}}
+        ) == ("bad-text: a link leads to evil.example, which is not the shop's")
         page = mjml('<mj-text><a href="{{ event.target }}">x</a></mj-text>')
-        for target in ("javascript:alert(1)", "data:text/html,x", "https://shop.example@evil.example/", "//evil.example"):
-            assert "bad-text" in fault(subject="Hi", text="x", mjml=page, variables={**seen(), "event": {"target": target}})
+        for target in (
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "https://shop.example@evil.example/",
+            "//evil.example",
+        ):
+            assert "bad-text" in fault(
+                subject="Hi", text="x", mjml=page, variables={**seen(), "event": {"target": target}}
+            )
 
     def test_that_the_marketer_wrote_may_lead_anywhere(self) -> None:
         result = rendered(subject="Hi", text="https://partner.example/{{ run.rule }}")
@@ -213,8 +240,12 @@ class TestHostileInput:
 
     def test_is_escaped_on_the_page_and_stays_one_line(self) -> None:
         variables = seen(person(traits={"first_name": self.nasty}))
-        result = rendered(subject="Hi {{ person.first_name }}", text="{{ person.first_name }}", variables=variables,
-                          mjml=mjml("<mj-text>{{ person.first_name }}</mj-text>"))
+        result = rendered(
+            subject="Hi {{ person.first_name }}",
+            text="{{ person.first_name }}",
+            variables=variables,
+            mjml=mjml("<mj-text>{{ person.first_name }}</mj-text>"),
+        )
         assert "<script" not in result.html
         assert "\n" not in result.subject and "\r" not in result.subject
         assert "evil.example" in result.text and "http://evil" not in result.text
@@ -222,13 +253,24 @@ class TestHostileInput:
 
     def test_mjml_in_a_name_stays_text(self) -> None:
         variables = seen(person(traits={"first_name": "</mj-text><mj-include path='/etc/passwd'/>"}))
-        result = rendered(subject="Hi", text="x", mjml=mjml("<mj-text>{{ person.first_name }}</mj-text>"), variables=variables)
+        result = rendered(
+            subject="Hi", text="x", mjml=mjml("<mj-text>{{ person.first_name }}</mj-text>"), variables=variables
+        )
         assert "&lt;mj-include" in result.html and "root:" not in result.html
 
     def test_long_names_are_cut(self) -> None:
         assert len(clean("x" * 10_000, SHOP)) == 200
 
-    @pytest.mark.parametrize("url", ["https://evil.example/x", "javascript:x", "https://shop.example/\u0000", "https://a@shop.example/", "x" * 3000])
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://evil.example/x",
+            "javascript:x",
+            "https://shop.example/\u0000",
+            "https://a@shop.example/",
+            "x" * 3000,
+        ],
+    )
     def test_links_of_events_lead_to_the_shop_or_nowhere(self, url: str) -> None:
         assert clean({"url": url, "name": "n"}, SHOP) == {"name": "n"}
         assert clean({"url": "https://shop.example/p/1"}, SHOP) == {"url": "https://shop.example/p/1"}
@@ -244,8 +286,16 @@ class TestHostileInput:
     def test_bombs_stop(self, bomb: str) -> None:
         assert fault(subject="Hi", text=bomb).startswith("bad-text")
 
-    @given(st.dictionaries(st.text(max_size=10), st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=40) | st.integers(),
-                           lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)))
+    @given(
+        st.dictionaries(
+            st.text(max_size=10),
+            st.recursive(
+                st.none() | st.booleans() | st.floats() | st.text(max_size=40) | st.integers(),
+                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+                max_leaves=8,
+            ),
+        )
+    )
     def test_whatever_an_event_holds_can_be_shown(self, event: dict[str, Any]) -> None:
         variables = seen(event=event)
         text = "{% for pair in event %}{{ pair[0] }}={{ pair[1] }};{% endfor %}."
@@ -254,12 +304,18 @@ class TestHostileInput:
 
 
 class TestTheView:
-    item = CartItem(product_id="p-1", quantity=D(2), price=D("750.00"), added_at=NOW - timedelta(hours=2),
-                    product={"name": "Kind of Blue", "url": "https://evil.example"})
+    item = CartItem(
+        product_id="p-1",
+        quantity=D(2),
+        price=D("750.00"),
+        added_at=NOW - timedelta(hours=2),
+        product={"name": "Kind of Blue", "url": "https://evil.example"},
+    )
 
     def test_a_cart_has_items_with_links_that_work_and_how_long_they_lie_there(self) -> None:
         cart = Cart(items=[self.item], total=D("1500.00"), changed_at=NOW - timedelta(hours=2, minutes=20))
-        text = "{% for i in cart.items %}{{ i.quantity }} {{ i.name }} {{ i.total | money: shop.currency }} {{ i.url }}{% endfor %} {{ cart.lying }}"
+        item = "{{ i.quantity }} {{ i.name }} {{ i.total | money: shop.currency }} {{ i.url }}"
+        text = "{% for i in cart.items %}" + item + "{% endfor %} {{ cart.lying }}"
         result = rendered("sms", seen(person(cart=cart)), sms=text)
         assert result.text == f"2 Kind of Blue 1,500 RUB {SIGNER.url('click', MESSAGE, 1)} 2 hours"
         assert result.links[0].url == "https://shop.example"
@@ -270,8 +326,14 @@ class TestTheView:
             return Order(key=key, node=uuid4(), at=at, learned_at=at, total=D(total) if total else None, **changes)
 
         line = OrderLine(product_id="p-9", quantity=D(1), product={"name": "Needle"})
-        orders = [order("1", 40, "1000", refunded=D(100)), order("2", 10, "500", lines=[line]), order("3", 5, None), order("4", 1, "9", cancelled=True)]
-        text = "{{ orders.count }} {{ orders.total }} {{ orders.average }} {{ orders.last.days_ago }} {{ orders.last.items.first.name }}"
+        orders = [
+            order("1", 40, "1000", refunded=D(100)),
+            order("2", 10, "500", lines=[line]),
+            order("3", 5, None),
+            order("4", 1, "9", cancelled=True),
+        ]
+        figures = "{{ orders.count }} {{ orders.total }} {{ orders.average }}"
+        text = figures + " {{ orders.last.days_ago }} {{ orders.last.items.first.name }}"
         assert rendered("sms", seen(person(orders=orders)), sms=text).text == "2 1400 700.00 10 Needle"
 
     def test_moments_are_in_the_persons_zone(self) -> None:
@@ -282,7 +344,12 @@ class TestTheView:
         assert words == ["a moment", "a minute", "59 minutes", "an hour", "2 hours", "a day", "3 days"]
 
     def test_money_as_it_is_written(self) -> None:
-        assert [money(D("1500.00")), money("12.5"), money(0, "RUB"), money(1234567)] == ["1,500", "12.50", "0 RUB", "1,234,567"]
+        assert [money(D("1500.00")), money("12.5"), money(0, "RUB"), money(1234567)] == [
+            "1,500",
+            "12.50",
+            "0 RUB",
+            "1,234,567",
+        ]
 
 
 class TestTokens:

@@ -58,4 +58,6 @@ def refused(title: str, faults: list[tuple[str, str]]) -> Problem:
 
 def plain(row: Any) -> dict[str, Any]:
     """A row for the change log: decimals as texts."""
-    return {key: str(value) if isinstance(value, (Decimal, datetime, UUID)) else value for key, value in dict(row).items()}
+    return {
+        key: str(value) if isinstance(value, (Decimal, datetime, UUID)) else value for key, value in dict(row).items()
+    }

@@ -171,9 +171,10 @@ def router(context: Context, adapters: Mapping[str, type[Adapter]], subscription
 def _channels(routes: APIRouter, context: Context, adapters: Mapping[str, type[Adapter]]) -> None:
     def out(row: asyncpg.Record) -> ChannelOut:
         found = serving(dict(adapters), row["name"], row["adapter"], context.settings)
-        shares = {name: share(row[name]) for name in ("reach", "act", "lost")}
-        same = {name: row[name] for name in ("name", "adapter", "enabled", "quiet", "caps", "budget", "settings", "version", "updated_at")}
-        return ChannelOut(**same, **shares, unit_cost=amount(row["unit_cost"]), serves=found.name if found else None)
+        figures: dict[str, Any] = {name: share(row[name]) for name in ("reach", "act", "lost")}
+        same = {name: row[name] for name in ("name", "adapter", "enabled", "quiet", "caps", "budget", "settings")}
+        same |= {"version": row["version"], "updated_at": row["updated_at"], "unit_cost": amount(row["unit_cost"])}
+        return ChannelOut(**same, **figures, serves=found.name if found else None)
 
     @routes.get("/v1/channels", tags=["channels"], summary="List channels")
     async def listed(_: Read) -> dict[str, Any]:
@@ -188,7 +189,9 @@ def _channels(routes: APIRouter, context: Context, adapters: Mapping[str, type[A
             raise not_found("channel", channel)
         return out(row)
 
-    @routes.patch("/v1/channels/{channel}", tags=["channels"], summary="Change cost, reach, caps, quiet hours, adapter …")
+    @routes.patch(
+        "/v1/channels/{channel}", tags=["channels"], summary="Change cost, reach, caps, quiet hours, adapter …"
+    )
     async def change(channel: str, body: ChannelChange, principal: Marketing) -> ChannelOut:
         """Decisions from now on are made by it; those that were made keep the figures they saw."""
         adapter = adapters.get(body.adapter) if body.adapter else None
@@ -244,12 +247,16 @@ def _switches(routes: APIRouter, context: Context) -> None:
     async def change(body: SwitchChange, principal: Marketing) -> Switches:
         """Messages that come up while a switch is on are withheld. It counts for whatever was not being called yet."""
         if (body.scope == "all") != (body.name == ""):
-            raise Problem(422, "Which?", errors=[field_error(["name"], "names the channel or the rule; it is empty for all")])
+            raise Problem(
+                422, "Which?", errors=[field_error(["name"], "names the channel or the rule; it is empty for all")]
+            )
         now = context.clock.now()
         async with context.database.transaction() as tx:
             await catalogue.set_switch(tx, body.scope, body.name, body.on, body.reason, principal.name, now)
             subject = f"switch {body.scope} {body.name}".strip()
-            await log_change(tx, principal, "switch.on" if body.on else "switch.off", subject, None, body.model_dump(), now)
+            await log_change(
+                tx, principal, "switch.on" if body.on else "switch.off", subject, None, body.model_dump(), now
+            )
         return await state()
 
     @routes.post("/v1/switches/hold", tags=["channels"], summary="Hold everything, as after a restore")
@@ -265,7 +272,9 @@ def _switches(routes: APIRouter, context: Context) -> None:
         now = context.clock.now()
         async with context.database.transaction() as tx:
             await catalogue.set_held(tx, held)
-            await log_change(tx, principal, "dispatch.hold" if held else "dispatch.release", "dispatch", None, None, now)
+            await log_change(
+                tx, principal, "dispatch.hold" if held else "dispatch.release", "dispatch", None, None, now
+            )
         context.wake.signal(DISPATCH_DUE)
         return await state()
 
@@ -277,10 +286,18 @@ def _suppressions(
         """The address's node."""
         kinds = {a.channel: a.address_kind for a in adapters.values()}
         if channel != "*" and channel not in kinds:
-            raise Problem(422, "No such channel", errors=[field_error(["channel"], f"there are {', '.join(sorted(kinds))} and *")])
-        guessed = kind or kinds.get(channel) or ("email" if "@" in address else "phone" if re.match(r"^\+?[\d ()-]+$", address) else None)
+            raise Problem(
+                422, "No such channel", errors=[field_error(["channel"], f"there are {', '.join(sorted(kinds))} and *")]
+            )
+        guessed = (
+            kind
+            or kinds.get(channel)
+            or ("email" if "@" in address else "phone" if re.match(r"^\+?[\d ()-]+$", address) else None)
+        )
         if guessed is None:
-            raise Problem(422, "What is it?", errors=[field_error(["kind"], "say email, phone, device_token or external_id")])
+            raise Problem(
+                422, "What is it?", errors=[field_error(["kind"], "say email, phone, device_token or external_id")]
+            )
         try:
             return identifier(context.node_namespace, guessed, address, context.settings.shop_country)
         except BadIdentifier as problem:
@@ -302,7 +319,9 @@ def _suppressions(
             items=[out(row) for row in rows[:limit]], next=cursor_of(last["at"], last["id"]) if last else None
         )
 
-    @routes.post("/v1/suppressions", status_code=201, tags=["suppressions"], summary="Send nothing to an address any more")
+    @routes.post(
+        "/v1/suppressions", status_code=201, tags=["suppressions"], summary="Send nothing to an address any more"
+    )
     async def add(body: NewSuppression, principal: Marketing) -> SuppressionOut:
         """Answers when no call to the address is open any more; from then on none starts."""
         found = named(body.address, body.channel, body.kind)
@@ -321,14 +340,22 @@ def _suppressions(
                 at=now,
             )
             await log_change(
-                tx, principal, "suppression.add", f"suppression {identity}", None, {"channel": body.channel, "why": body.why}, now
+                tx,
+                principal,
+                "suppression.add",
+                f"suppression {identity}",
+                None,
+                {"channel": body.channel, "why": body.why},
+                now,
             )
             open_calls, left = await calls.open_calls(tx, found.node, None if body.channel == "*" else body.channel)
             row = await catalogue.read_suppression(tx, identity)
         await subscriptions.wait_for_calls(open_calls, left)
         return out(row)
 
-    @routes.delete("/v1/suppressions/{suppression}", status_code=204, tags=["suppressions"], summary="Lift a suppression")
+    @routes.delete(
+        "/v1/suppressions/{suppression}", status_code=204, tags=["suppressions"], summary="Lift a suppression"
+    )
     async def lift(suppression: UUID, principal: Marketing) -> None:
         """Consent is another matter: what was withdrawn stays withdrawn."""
         now = context.clock.now()
@@ -338,5 +365,3 @@ def _suppressions(
                 raise not_found("suppression", str(suppression))
             before = {"channel": row["channel"], "why": row["why"]}
             await log_change(tx, principal, "suppression.lift", f"suppression {suppression}", before, None, now)
-
-

@@ -55,7 +55,9 @@ def router(context: Context, adapters: Mapping[str, type[Adapter]], signer: Sign
             alternatives = (await reading.alternatives_of(tx, [message]))[message]
             links = (await reading.links_of(tx, [message]))[message]
             hits = await reading.hits_of(tx, message)
-        urls = [(name, url, None) for name, url in (row["urls"] or {}).items() if name != "open"]
+        urls: list[tuple[str, str, str | None]] = [
+            (name, url, None) for name, url in (row["urls"] or {}).items() if name != "open"
+        ]
         urls += [("click", signer.url("click", message, number), to) for number, to in links]
         return HTMLResponse(message_page(context.settings.shop_name, row, alternatives, urls, hits), headers=HEADERS)
 
@@ -77,7 +79,9 @@ class _Door:
 
     def __init__(self, context: Context, adapters: Mapping[str, type[Adapter]], inboxes: Sequence[str]) -> None:
         self._context, self._inboxes = context, inboxes
-        self._leaving = any(a.leaves_machine and a.preference > 0 and a.usable(context.settings) for a in adapters.values())
+        self._leaving = any(
+            a.leaves_machine and a.preference > 0 and a.usable(context.settings) for a in adapters.values()
+        )
 
     async def check(self, request: Request) -> None:
         """Raises a 401 for whoever may not."""
@@ -121,5 +125,3 @@ def _password(header: str) -> str:
         return base64.b64decode(header[6:]).decode().partition(":")[2]
     except (binascii.Error, UnicodeDecodeError):
         return ""
-
-

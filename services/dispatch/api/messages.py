@@ -178,7 +178,9 @@ def router(context: Context, signer: Signer) -> APIRouter:
     return routes
 
 
-async def messages_out(tx: Any, rows: list[asyncpg.Record], signer: Signer, *, with_html: bool = False) -> list[MessageOut]:
+async def messages_out(
+    tx: Any, rows: list[asyncpg.Record], signer: Signer, *, with_html: bool = False
+) -> list[MessageOut]:
     """The messages as the API tells of them, with their links and alternatives."""
     ids = [row["id"] for row in rows]
     alternatives = await reading.alternatives_of(tx, ids)
@@ -187,7 +189,11 @@ async def messages_out(tx: Any, rows: list[asyncpg.Record], signer: Signer, *, w
 
 
 def _out(
-    row: asyncpg.Record, alternatives: list[asyncpg.Record], links: list[tuple[int, str]], signer: Signer, with_html: bool
+    row: asyncpg.Record,
+    alternatives: list[asyncpg.Record],
+    links: list[tuple[int, str]],
+    signer: Signer,
+    with_html: bool,
 ) -> MessageOut:
     same = ("id", "run", "kind", "purpose", "topic", "step", "template", "template_version", "profile", "ghost", "state",
             "channel", "adapter", "address", "subject", "units", "attempts", "created_at", "decided_at", "due_at",
@@ -216,7 +222,9 @@ def _alternative(one: asyncpg.Record, message: asyncpg.Record) -> AlternativeOut
     shares = {name: share(one[name]) for name in ("reach", "act", "base", "effect")}
     money = {name: amount(one[name]) for name in ("value", "cost", "erosion", "net")}
     chosen = one["channel"] == message["channel"]
-    return AlternativeOut(channel=one["channel"], chosen=chosen, units=one["units"], reason=_why(one), **shares, **money)
+    return AlternativeOut(
+        channel=one["channel"], chosen=chosen, units=one["units"], reason=_why(one), **shares, **money
+    )
 
 
 def _attempt(one: asyncpg.Record) -> AttemptOut:

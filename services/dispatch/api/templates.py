@@ -123,14 +123,22 @@ def _templates(routes: APIRouter, context: Context) -> None:
             if row is None:
                 raise not_found("template", template)
             if row["name"] != body.name:
-                raise Problem(422, "A template keeps its name", errors=[field_error(["name"], f"must be {row['name']}")])
+                raise Problem(
+                    422, "A template keeps its name", errors=[field_error(["name"], f"must be {row['name']}")]
+                )
             before = _document(row)
             if before != body or row["archived"]:
                 await catalogue.change_template(
                     tx, body.name, row["version"] + 1, body.title, body.purpose, body.parts(), principal.name, now
                 )
                 await log_change(
-                    tx, principal, "template.change", f"template {body.name}", before.model_dump(), body.model_dump(), now
+                    tx,
+                    principal,
+                    "template.change",
+                    f"template {body.name}",
+                    before.model_dump(),
+                    body.model_dump(),
+                    now,
                 )
             return await _read_template(tx, body.name)
 
@@ -154,8 +162,8 @@ def _preview(routes: APIRouter, context: Context, signer: Signer, shop: Shop) ->
         else:
             async with context.database.transaction() as tx:
                 document = _document(await _find(tx, template))
-        names = ("unsubscribe", "confirm")
-        links = {name: signer.url(name, _preview_id(document.name)) for name in names}
+        preview_id = _preview_id(document.name)
+        links = {"unsubscribe": signer.url("unsubscribe", preview_id), "confirm": signer.url("confirm", preview_id)}
         variables = example(shop, {**links, "preferences": links["unsubscribe"]})
         for root, values in body.variables.items():
             variables[root] = {**variables.get(root, {}), **as_variable(values)}
@@ -173,7 +181,9 @@ def _previewed(made: Template, part: str, variables: dict[str, Any], signer: Sig
     except TemplateFault as fault:
         return PreviewOut(channel=part, reason=fault.reason.text)
     count = segments(text.text).count if part == "sms" else None
-    return PreviewOut(channel=part, subject=text.subject or None, text=text.text, html=text.html or None, segments=count)
+    return PreviewOut(
+        channel=part, subject=text.subject or None, text=text.text, html=text.html or None, segments=count
+    )
 
 
 def _offers(routes: APIRouter, context: Context) -> None:
@@ -185,7 +195,10 @@ def _offers(routes: APIRouter, context: Context) -> None:
         forms = {form: one.model_dump(exclude_none=True) for form, one in body.forms.items()}
         async with context.database.transaction() as tx:
             before = await catalogue.find_offer(tx, body.name)
-            if before is None or _offer(before).model_dump(exclude={"id", "version", "updated_at"}) != body.model_dump():
+            if (
+                before is None
+                or _offer(before).model_dump(exclude={"id", "version", "updated_at"}) != body.model_dump()
+            ):
                 await catalogue.put_offer(tx, body.name, body.title, body.code, seconds, forms, now, context.bits)
                 was = _offer(before).model_dump(mode="json") if before else None
                 await log_change(tx, principal, "offer.put", f"offer {body.name}", was, body.model_dump(), now)
@@ -217,7 +230,9 @@ def _offers(routes: APIRouter, context: Context) -> None:
             if row is None:
                 raise not_found("offer", offer)
             await catalogue.delete_offer(tx, row["name"])
-            await log_change(tx, principal, "offer.delete", f"offer {row['name']}", _offer(row).model_dump(mode="json"), None, now)
+            await log_change(
+                tx, principal, "offer.delete", f"offer {row['name']}", _offer(row).model_dump(mode="json"), None, now
+            )
 
 
 def _check(body: TemplateDocument) -> None:
@@ -256,5 +271,3 @@ def _offer(row: asyncpg.Record) -> OfferOut:
     valid = format_duration(timedelta(seconds=row["valid_seconds"])) if row["valid_seconds"] is not None else None
     same = ("id", "name", "title", "code", "forms", "version", "updated_at")
     return OfferOut(**{name: row[name] for name in same}, valid=valid)
-
-

@@ -157,5 +157,5 @@ class Adapter(ABC):
         """What became of an earlier attempt whose outcome is not known; None if the provider cannot be asked."""
         return None
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - most adapters keep nothing
         """Ends kept connections."""

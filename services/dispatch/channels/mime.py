@@ -11,7 +11,6 @@ from email.utils import format_datetime
 
 from services.dispatch.channels.base import Exchange
 
-
 # One address without quoting: what could end it and begin another thing is not in it.
 _ONE_ADDRESS = re.compile(r"[^\s<>()\[\],;:\\\"@\x00-\x1f\x7f]+@[A-Za-z0-9.-]+")
 

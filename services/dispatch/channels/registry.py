@@ -28,7 +28,9 @@ def find(folders: Iterable[Path] = ()) -> dict[str, type[Adapter]]:
         if adapter is None:
             continue
         if adapter.name in found and found[adapter.name] is not adapter:
-            raise ConfigurationError(f"Two files declare the channel adapter {adapter.name}: rename the one in {module.__file__}.")
+            raise ConfigurationError(
+                f"Two files declare the channel adapter {adapter.name}: rename the one in {module.__file__}."
+            )
         found[adapter.name] = adapter
     return found
 
@@ -43,7 +45,9 @@ def consents(adapters: dict[str, type[Adapter]]) -> dict[str, str]:
     return {channel: row.consent or channel for channel, row in defaults(adapters).items()}
 
 
-def serving(adapters: dict[str, type[Adapter]], channel: str, wanted: str | None, settings: Settings) -> type[Adapter] | None:
+def serving(
+    adapters: dict[str, type[Adapter]], channel: str, wanted: str | None, settings: Settings
+) -> type[Adapter] | None:
     """The adapter of a channel: the one its row names, else the usable one that is preferred most; None if there is none."""
     if wanted is not None:
         return adapters.get(wanted)

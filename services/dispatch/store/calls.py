@@ -145,13 +145,15 @@ async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> 
                                  $8::text[], $9::timestamptz[], $10::text[], $11::bool[], $12::numeric[])
                 AS a(message, number, outcome, state, detail, provider_id, code, reason, due_at, pinned, repeat, charged)
         ), ended AS (
-            UPDATE dispatch.attempt t SET outcome = a.outcome, detail = a.detail, provider_id = a.provider_id, ended_at = $13::timestamptz
+            UPDATE dispatch.attempt t SET outcome = a.outcome, detail = a.detail, provider_id = a.provider_id,
+                ended_at = $13::timestamptz
             FROM answered a
             WHERE t.message = a.message AND t.number = a.number AND (t.outcome IS NULL OR t.outcome = 'unknown')
         )
         UPDATE dispatch.message m SET
             state = a.state, reason_code = a.code, reason = a.reason, due_at = coalesce(a.due_at, m.due_at),
-            pinned = a.pinned, repeats = m.repeats + a.repeat::int, start_by = NULL, call_until = NULL, updated_at = $13::timestamptz,
+            pinned = a.pinned, repeats = m.repeats + a.repeat::int, start_by = NULL, call_until = NULL,
+            updated_at = $13::timestamptz,
             sent_at = CASE WHEN a.state = 'sent' THEN $13::timestamptz ELSE m.sent_at END
         FROM answered a
         WHERE m.id = a.message AND m.attempts = a.number
@@ -229,5 +231,6 @@ async def open_calls(tx: Tx, node: UUID, channel: str | None = None) -> tuple[li
 async def any_calling(tx: Tx, messages: Sequence[UUID]) -> bool:
     """Whether one of these is still being called."""
     return await tx.fetchval(
-        "SELECT EXISTS (SELECT 1 FROM dispatch.message WHERE id = ANY($1::uuid[]) AND state = 'calling')", list(messages)
+        "SELECT EXISTS (SELECT 1 FROM dispatch.message WHERE id = ANY($1::uuid[]) AND state = 'calling')",
+        list(messages),
     )

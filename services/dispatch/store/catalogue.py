@@ -16,7 +16,9 @@ from services.dispatch.inputs import Cap
 from shared.db import Tx
 from shared.ids import RandomBits, uuid7
 
-CHANNEL_COLUMNS = "name, adapter, enabled, unit_cost, reach, act, lost, quiet, caps, budget, settings, version, updated_at"
+CHANNEL_COLUMNS = (
+    "name, adapter, enabled, unit_cost, reach, act, lost, quiet, caps, budget, settings, version, updated_at"
+)
 MEAN_ORDER_EVERY = timedelta(hours=1)
 MEAN_ORDER_OVER = timedelta(days=90)
 
@@ -84,7 +86,10 @@ async def read_policy_row(tx: Tx, *, lock: bool = False) -> asyncpg.Record:
 
 async def write_policy(tx: Tx, caps: Any, mean_order: Decimal, explore: Decimal) -> None:
     await tx.execute(
-        "UPDATE dispatch.policy SET caps = $1, mean_order = $2, explore = $3, version = version + 1", caps, mean_order, explore
+        "UPDATE dispatch.policy SET caps = $1, mean_order = $2, explore = $3, version = version + 1",
+        caps,
+        mean_order,
+        explore,
     )
 
 
@@ -167,7 +172,9 @@ async def archive_template(tx: Tx, name: str, now: datetime) -> None:
     await tx.execute("UPDATE dispatch.template SET archived = true, updated_at = $2 WHERE name = $1", name, now)
 
 
-async def _add_version(tx: Tx, name: str, version: int, purpose: str, parts: Mapping[str, str], by: str, now: datetime) -> None:
+async def _add_version(
+    tx: Tx, name: str, version: int, purpose: str, parts: Mapping[str, str], by: str, now: datetime
+) -> None:
     await tx.execute(
         'INSERT INTO dispatch.template_version (name, version, purpose, parts, "by", at) VALUES ($1, $2, $3, $4, $5, $6)',
         name,
@@ -254,7 +261,8 @@ async def list_suppressions(
 
 async def lift_suppression(tx: Tx, identity: UUID) -> asyncpg.Record | None:
     return await tx.fetchrow(
-        'DELETE FROM dispatch.suppression WHERE id = $1 RETURNING id, node, channel, kind, value, why, "by", at', identity
+        'DELETE FROM dispatch.suppression WHERE id = $1 RETURNING id, node, channel, kind, value, why, "by", at',
+        identity,
     )
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.dispatch.inputs import Cap, ConsentRow, Suppression, Switch
+from services.dispatch.inputs import Cap, ConsentRow, Purpose, Suppression, Switch
 from services.dispatch.templates import Template
 from services.dispatch.view import Offer
 from shared.db import Tx
@@ -77,7 +77,7 @@ class ContactRow(msgspec.Struct, frozen=True):
     message: UUID
     at: datetime
     channel: str
-    purpose: str
+    purpose: Purpose
     address: UUID
 
 
@@ -138,8 +138,7 @@ async def read_consents(tx: Tx, nodes: Sequence[UUID]) -> dict[UUID, list[Consen
     for row in rows:
         consent = ConsentRow(**dict(row))
         found[consent.node][consent.channel, consent.topic, consent.id] = consent
-    ordered = {node: sorted(by_key.values(), key=lambda c: (c.at, c.id, c.topic)) for node, by_key in found.items()}
-    return ordered
+    return {node: sorted(by_key.values(), key=lambda c: (c.at, c.id, c.topic)) for node, by_key in found.items()}
 
 
 async def read_suppressions(tx: Tx, nodes: Sequence[UUID]) -> dict[tuple[UUID, str], Suppression]:
@@ -237,7 +236,8 @@ class OfferRow(msgspec.Struct, frozen=True):
 
 async def read_offers(tx: Tx, names: Sequence[str]) -> dict[str, OfferRow]:
     rows = await tx.fetch(
-        "SELECT name, title, code, valid_seconds, forms FROM dispatch.offer WHERE name = ANY($1::text[])", sorted(set(names))
+        "SELECT name, title, code, valid_seconds, forms FROM dispatch.offer WHERE name = ANY($1::text[])",
+        sorted(set(names)),
     )
     return {
         row["name"]: OfferRow(

@@ -30,7 +30,7 @@ class Entry(ABC):
 
     key: ClassVar[str]
     """The field of `enter` that names this kind: `on`, `schedule`, …"""
-    Parameters: ClassVar[type[BaseModel]]
+    parameters_type: ClassVar[type[BaseModel]]
     """The pydantic type of all of `enter`."""
     condition_key: ClassVar[str] = "if"
     """The field that holds the condition which everybody who enters must meet."""
@@ -73,7 +73,7 @@ def kinds() -> dict[str, type[Entry]]:
     for info in pkgutil.iter_modules(folder.__path__):
         module = importlib.import_module(f"{folder.__name__}.{info.name}")
         for thing in vars(module).values():
-            if isinstance(thing, type) and issubclass(thing, Entry) and thing is not Entry and thing.__module__ == module.__name__:
+            if isinstance(thing, type) and issubclass(thing, Entry) and thing.__module__ == module.__name__ != __name__:
                 found[thing.key] = thing
     return dict(sorted(found.items()))
 
@@ -100,4 +100,4 @@ def read_entry(document: Any, pointer: str) -> Entry:
         strange = next(iter(document), "")
         raise ConditionError(pointer, unknown("entry", str(strange), kinds()) if strange else f"is empty: give one of {wanted}")
     kind = kinds()[named[0]]
-    return kind(validated(kind.Parameters, document, pointer), document, pointer)
+    return kind(validated(kind.parameters_type, document, pointer), document, pointer)

@@ -37,7 +37,7 @@ class EventEntry(Entry):
 
     key = "on"
     trigger: Literal["event"] = "event"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [
         {"on": "Product Viewed", "where": {"category": {"in": ["shoes", "boots"]}}},

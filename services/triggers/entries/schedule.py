@@ -37,7 +37,7 @@ class ScheduleEntry(Entry):
     key = "schedule"
     condition_key = "among"
     trigger: Literal["schedule"] = "schedule"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [{"schedule": "0 9 * * *", "among": {"days_since_order": {"gte": 180}}}]
 

@@ -161,7 +161,7 @@ class Step(ABC):
 
     key: ClassVar[str]
     """The field that names this kind: `send`, `wait`, …"""
-    Parameters: ClassVar[type[BaseModel]]
+    parameters_type: ClassVar[type[BaseModel]]
     """The pydantic type of what stands behind the key (without the lists of steps in it)."""
     examples: ClassVar[list[Any]]
     short: ClassVar[str | None] = None
@@ -175,7 +175,7 @@ class Step(ABC):
         self.pointer = pointer
         self.branches = branches
         try:
-            self.parameters: Any = validated(self.Parameters, self.plain(value), pointer)
+            self.parameters: Any = validated(self.parameters_type, self.plain(value), pointer)
         except ConditionError as error:
             if isinstance(value, dict) or error.pointer != joined(pointer, self.short or ""):
                 raise
@@ -183,7 +183,7 @@ class Step(ABC):
 
     @classmethod
     def plain(cls, value: Any) -> Any:
-        """The parameters as a document for `Parameters`: shorthands spelled out, lists of steps left out."""
+        """The parameters as a document for `parameters_type`: shorthands spelled out, lists of steps left out."""
         if isinstance(value, dict):
             return {key: item for key, item in value.items() if key not in cls.branch_names}
         return {cls.short: value} if cls.short else value
@@ -191,7 +191,7 @@ class Step(ABC):
     @classmethod
     def schema(cls, steps: dict[str, Any]) -> dict[str, Any]:
         """The JSON schema of what stands behind the key; `steps` is that of a list of steps."""
-        found = cls.Parameters.model_json_schema(by_alias=True)
+        found = cls.parameters_type.model_json_schema(by_alias=True)
         for name in cls.branch_names:
             found.setdefault("properties", {})[name] = steps
         if cls.short is None:
@@ -246,7 +246,7 @@ def kinds() -> dict[str, type[Step]]:
     for info in pkgutil.iter_modules(folder.__path__):
         module = importlib.import_module(f"{folder.__name__}.{info.name}")
         for thing in vars(module).values():
-            if isinstance(thing, type) and issubclass(thing, Step) and thing is not Step and thing.__module__ == module.__name__:
+            if isinstance(thing, type) and issubclass(thing, Step) and thing.__module__ == module.__name__ != __name__:
                 found[thing.key] = thing
     return dict(sorted(found.items()))
 

@@ -35,7 +35,7 @@ class Parameters(Strict):
 
 class Emit(Step):
     key = "emit"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [{"event": "Loyalty Invited", "properties": {"category": "{{ event.category }}"}}]
 

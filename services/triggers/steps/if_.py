@@ -26,7 +26,7 @@ class If(Step):
     """What is sent under it is sent only while the condition still holds (under `else`: while it does not)."""
 
     key = "if"
-    Parameters = Parameters
+    parameters_type = Parameters
     branch_names = ("then", "else")
     examples = [{"orders": {"count": {"gte": 1}}, "then": [{"stop": "bought"}], "else": [{"send": "second-letter"}]}]
 

@@ -18,7 +18,7 @@ class Parameters(Strict):
 
 class Offer(Step):
     key = "offer"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [{"pool": "welcome10"}]
 

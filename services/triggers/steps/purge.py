@@ -20,7 +20,7 @@ class Purge(Step):
     """Publishes *Contact Purged*; the profile service erases the address unless anybody ever confirmed or asserted it."""
 
     key = "purge"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [{"contact": "unconfirmed"}]
 

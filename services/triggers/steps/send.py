@@ -40,7 +40,7 @@ class Send(Step):
 
     key = "send"
     short = "template"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = ["cart-reminder", {"template": "cart-last-call", "offer": "cart5", "channels": ["push", "email"], "late": "2h"}]
 

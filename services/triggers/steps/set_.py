@@ -28,7 +28,7 @@ class Set(Step):
     """Publishes *Traits Set*; what is absent is left alone."""
 
     key = "set"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [{"favourite_category": "{{ event.category }}"}]
 

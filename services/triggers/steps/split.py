@@ -40,7 +40,7 @@ class Split(Step):
 
     key = "split"
     branch_names = ("then",)
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [{"subject-test": {"a": "50%", "b": "50%"}, "then": {"a": [{"send": "letter-a"}], "b": [{"send": "letter-b"}]}}]
 

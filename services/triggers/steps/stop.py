@@ -19,7 +19,7 @@ class Stop(Step):
 
     key = "stop"
     short = "why"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = ["bought elsewhere"]
 

@@ -28,7 +28,7 @@ class WaitStep(Step):
 
     key = "wait"
     short = "duration"
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = ["3d", {"until": "next tuesday 10:00"}, {"until": {"trait": "renewal_date", "days": -7}}]
 

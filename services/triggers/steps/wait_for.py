@@ -26,7 +26,7 @@ class WaitFor(Step):
 
     key = "wait_for"
     branch_names = ("then", "else")
-    Parameters = Parameters
+    parameters_type = Parameters
     parameters: Parameters
     examples = [{"event": "Order Completed", "for": "3d", "then": [{"stop": "bought"}], "else": [{"send": "reminder"}]}]
 

@@ -56,7 +56,8 @@ async def first_reports(tx: Tx, keys: Sequence[str]) -> dict[str, datetime]:
     if not keys:
         return {}
     rows = await tx.fetch(
-        "SELECT order_key, min(learned_at) FROM cdp.order_report WHERE order_key = ANY($1::text[]) GROUP BY order_key", list(keys)
+        "SELECT order_key, min(learned_at) FROM cdp.order_report WHERE order_key = ANY($1::text[]) GROUP BY order_key",
+        list(keys),
     )
     return {row[0]: row[1] for row in rows}
 

@@ -66,7 +66,10 @@ async def drop_items(tx: Tx, keys: Sequence[tuple[UUID, UUID]]) -> None:
     if keys:
         keys = sorted(set(keys))
         await tx.execute(
-            "DELETE FROM triggers.item i USING unnest($1::uuid[], $2::uuid[]) AS d(node, id) WHERE i.node = d.node AND i.id = d.id",
+            """
+            DELETE FROM triggers.item i USING unnest($1::uuid[], $2::uuid[]) AS d(node, id)
+            WHERE i.node = d.node AND i.id = d.id
+            """,
             [node for node, _ in keys],
             [id for _, id in keys],
         )
@@ -144,7 +147,7 @@ async def due_items(tx: Tx, nodes: Sequence[UUID], until: datetime) -> list[Item
             ORDER BY due, kind >= $4, coalesce(rule, $5), coalesce(run, $5), kind, id LIMIT $3
         ) f ON true
         JOIN triggers.item i ON i.node = f.node AND i.id = f.id AND NOT i.held AND i.due <= $2
-        ORDER BY i.node, i.id
+        ORDER BY i.node, i.id FOR UPDATE OF i
         """,
         sorted(nodes),
         until,
@@ -214,7 +217,8 @@ async def put_aside(tx: Tx, nodes: Sequence[UUID], until: datetime, why: str) ->
     """Holds what is due on these nodes, with the reason: a person whose items cannot be handled must not stop the others."""
     rows = await tx.fetch(
         """
-        UPDATE triggers.item SET held = true, rule = NULL, payload = payload || jsonb_build_object('put_aside', $3::text, 'rule', rule)
+        UPDATE triggers.item
+        SET held = true, rule = NULL, payload = payload || jsonb_build_object('put_aside', $3::text, 'rule', rule)
         WHERE node = ANY($1::uuid[]) AND NOT held AND due <= $2 RETURNING 1
         """,
         list(nodes),

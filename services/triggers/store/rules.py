@@ -155,7 +155,8 @@ async def report(tx: Tx, rule: UUID, since: datetime | None, until: datetime | N
                count(*) FILTER (WHERE NOT open) AS closed,
                jsonb_object_agg(coalesce(ended_as, 'inside'), n) AS ended
         FROM (SELECT *, count(*) OVER (PARTITION BY ghost, ended_as) AS n FROM triggers.run
-              WHERE rule = $1 AND ($2::timestamptz IS NULL OR entered_at >= $2) AND ($3::timestamptz IS NULL OR entered_at < $3)) r
+              WHERE rule = $1 AND ($2::timestamptz IS NULL OR entered_at >= $2)
+                  AND ($3::timestamptz IS NULL OR entered_at < $3)) r
         GROUP BY ghost ORDER BY ghost
         """,
         rule,

@@ -16,7 +16,7 @@ async def set_moment(tx: Tx, rule: UUID, due: datetime) -> None:
     await tx.execute(
         """
         INSERT INTO triggers.schedule AS s (rule, due) VALUES ($1, $2)
-        ON CONFLICT (rule) DO UPDATE SET due = least(s.due, excluded.due), cursor = CASE WHEN excluded.due < s.due THEN NULL ELSE s.cursor END
+        ON CONFLICT (rule) DO UPDATE SET due = excluded.due, cursor = NULL WHERE excluded.due < s.due
         """,
         rule,
         due,

@@ -56,15 +56,15 @@ class CartCondition(Leaf):
     def sql(self, statement: Statement) -> Bounds:
         """Whoever put nothing into a cart for 30 days has an empty one; the others' carts are folded in Python."""
         start = statement.parameter(statement.moment.at - LIFETIME, "timestamptz")
-        touched = (
-            "(person.profile IN (SELECT m.profile "
+        touched = statement.found(
+            "SELECT m.profile "
             f"FROM cdp.cart_operation o {statement.owner('o.node')} "
             f"WHERE o.kind IN ('add', 'view') AND o.at > {start} AND o.at <= {statement.at} "
-            f"AND o.learned_at <= {statement.at}))"
+            f"AND o.learned_at <= {statement.at}"
         )
         if self.holds_for_empty():
             return Bounds(upper=TRUE, lower=f"(NOT {touched})")
-        return Bounds(upper=touched, lower=FALSE)
+        return Bounds(upper=f"({touched})", lower=FALSE)
 
 
 def cart_at(facts: Facts, moment: Moment) -> Cart:

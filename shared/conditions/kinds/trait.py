@@ -55,4 +55,7 @@ def _bounds(statement: Statement, path: str, comparison: Comparison) -> Bounds:
 
 def _anyone_with(statement: Statement, path: str) -> str:
     names = statement.parameter([path, path.split(".")[0]], "text[]")
-    return f"(person.profile IN (SELECT m.profile FROM cdp.trait t {statement.owner('t.node')} WHERE t.name = ANY({names})))"
+    found = statement.found(
+        f"SELECT m.profile FROM cdp.trait t {statement.owner('t.node')} WHERE t.name = ANY({names})"
+    )
+    return f"({found})"

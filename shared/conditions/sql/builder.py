@@ -128,10 +128,11 @@ class Statement:
         :param surely: the same of those that surely do
         """
         if others:
-            return Bounds(upper=f"({self._among(surely, 'NOT IN')})", lower=f"({self._among(may, 'NOT IN')})")
-        return Bounds(upper=f"({self._among(may, 'IN')})", lower=f"({self._among(surely, 'IN')})")
+            return Bounds(upper=f"({self.found(surely, 'NOT IN')})", lower=f"({self.found(may, 'NOT IN')})")
+        return Bounds(upper=f"({self.found(may, 'IN')})", lower=f"({self.found(surely, 'IN')})")
 
-    def _among(self, select: str, sign: str) -> str:
+    def found(self, select: str, sign: str = "IN") -> str:
+        """Whether the person is among the profiles of the SELECT, or (NOT IN) is not."""
         return f"person.profile {sign} (SELECT profile FROM {self.once(select)})"
 
     def of_settled(self, bounds: Bounds) -> Bounds:

@@ -1,0 +1,25 @@
+"""When all stories of a deployment are told (this module is collected after theirs) its books balance, and every decision
+comes out the same when it is computed again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.deployment import Deployment
+from tests.support.shop import Shop
+
+pytestmark = pytest.mark.timeout(180)
+
+
+async def test_the_books_balance_and_every_decision_is_computed_again_without_a_difference(
+    shop: Shop, deployment: Deployment
+):
+    said = deployment.command("audit", "--derive")
+    assert "decisions of triggers, computed again: 0 differences" in said
+    assert "choices of dispatch, computed again: 0 differences" in said
+    assert "✗" not in said
+
+
+async def test_no_dead_letter_is_open_but_those_that_ingest_refused(shop: Shop):
+    left = await shop.all("/v1/dead-letters", state="open")
+    assert [letter for letter in left if letter["service"] != "ingest"] == []
