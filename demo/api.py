@@ -42,7 +42,7 @@ class Api:
         self._http = httpx.Client(base_url=access.url, timeout=30.0)
         self._keys: dict[Source, str] = {"site": access.site_key, "server": access.server_key}
         self._bearer = {"Authorization": f"Bearer {access.api_key}"}
-        self._cursor: str | None = None
+        self._latest: str | None = None
         self._seen: set[str] = set()
 
     def close(self) -> None:
@@ -71,22 +71,29 @@ class Api:
         return status
 
     def new_messages(self, since: datetime) -> Iterator[Message]:
-        """Messages sent since the last call (since `since`, at the first), each once."""
+        """Messages sent since the last call (since `since`, at the first), each once.
+
+        The server lists by the last change and says that what changed at the latest moment may come again.
+        """
+        cursor = None
+        latest = self._latest or since.isoformat()
         while True:
-            params = {"since": since.isoformat(), "state": "sent", "limit": "200"}
-            if self._cursor is not None:
-                params["cursor"] = self._cursor
+            params = {"since": self._latest or since.isoformat(), "state": "sent", "limit": "200"}
+            if cursor is not None:
+                params["cursor"] = cursor
             answer = self._call("GET", "/v1/messages", params=params, headers=self._bearer)
             if answer.status_code != 200:
                 raise ApiProblem(f"GET /v1/messages: {answer.status_code} {answer.text[:300]}")
             page = answer.json()
             for item in page["items"]:
+                latest = max(latest, item.get("updated_at") or latest, key=datetime.fromisoformat)
                 if item["id"] not in self._seen:
                     self._seen.add(item["id"])
                     yield message_of(item)
-            if page.get("next") is None or page["next"] == self._cursor:
+            cursor = page.get("next")
+            if cursor is None:
+                self._latest = latest
                 return
-            self._cursor = page["next"]
 
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
         for attempt in range(1, _MOST_TRIES + 1):

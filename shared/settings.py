@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     smtp_from: str = ""
     """Sender's address of e-mails. Default: `shop@` and the host of `public_url`."""
 
+    channels_path: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders with channel adapters of your own, one a file, separated by commas (docs/ADDING.md)."""
+
     quiet_hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] = "21:00-09:00"
     """Local time of day in which SMS, push, messengers and calls wait. E-mail has none unless its channel sets them."""
 
@@ -112,7 +115,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level that is written."""
 
-    @field_validator("services", "shop_hosts", mode="before")
+    @field_validator("services", "shop_hosts", "channels_path", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

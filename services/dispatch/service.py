@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 
 from services.dispatch import public
 from services.dispatch.api import routers
@@ -39,9 +37,9 @@ FALLBACK = 2.0
 class Dispatch:
     """The parts of one process's dispatch, for its loops and for tests that drive them one by one."""
 
-    def __init__(self, context: Context, folders: Sequence[Path] = ()) -> None:
+    def __init__(self, context: Context) -> None:
         self.context = context
-        kinds = registry.find(folders)
+        kinds = registry.find(context.settings.channels_path)
         self.adapter_types = kinds
         world = World(context.settings, context.settings.inbox_dir)
         self.adapters: dict[str, Adapter] = {
@@ -140,9 +138,9 @@ def shop_of(settings: Settings) -> Shop:
     return Shop(settings.shop_name, url, settings.shop_currency, settings.sender, settings.link_hosts)
 
 
-async def build(context: Context, folders: Sequence[Path] = ()) -> Service:
-    """The service over the context. `folders`: where channel adapters are looked for besides `channels/`."""
-    dispatch = Dispatch(context, folders)
+async def build(context: Context) -> Service:
+    """The service over the context; channel adapters are looked for in `channels/` and in CHANNELS_PATH."""
+    dispatch = Dispatch(context)
     await dispatch.prepare()
     return Service(
         name="dispatch",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -41,7 +41,7 @@ class Concerned:
         self.addresses = {one.found.address for one in batch if one.found.consents and one.found.address is not None}
         self.purged = {one.purges for one in batch if one.purges is not None}
 
-    def fresh(self, known: Mapping[UUID, KnownNode]) -> list[KnownNode]:
+    def fresh(self, known: Container[UUID]) -> list[KnownNode]:
         """The nodes that nobody has met, sorted, with the columns that they will probably have in the end."""
         made: dict[UUID, KnownNode] = {}
         for one in self.batch:
@@ -152,7 +152,7 @@ class Applying:
                 await self._read_connected(joined, changed)
                 return attempt
             await self._tx.execute("ROLLBACK TO SAVEPOINT people")
-            self._nodes = await locking.read_nodes(self._tx, self._nodes)
+            await self._read_again()
             owners = await self._owners()
         raise StillGrowing("the people concerned grew faster than they could be locked")
 
@@ -161,6 +161,17 @@ class Applying:
         if fresh := self._concerned.fresh(self._nodes):
             self._nodes.update(await locking.claim_nodes(self._tx, fresh))
             self._claimed = {node.id: _columns(node) for node in fresh if node.id not in self._nodes}
+
+    async def _read_again(self) -> None:
+        """People changed before they were locked; somebody may even be gone (erased), and is met anew."""
+        self._nodes = await locking.read_nodes(self._tx, self._nodes)
+        if fresh := self._concerned.fresh({**self._nodes, **dict.fromkeys(self._claimed)}):
+            self._nodes.update(await locking.claim_nodes(self._tx, fresh))
+            self._claimed.update({node.id: _columns(node) for node in fresh if node.id not in self._nodes})
+        if self._concerned.links:
+            self._links = await locking.read_pairs(self._tx, self._concerned.links)
+        for one in self._concerned.batch:
+            one.simple = False
 
     async def _owners(self) -> dict[UUID, UUID]:
         return await locking.read_owners(self._tx, self._concerned.orders) if self._concerned.orders else {}

@@ -163,19 +163,20 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def assign(people: Iterable[Collection[UUID]], nodes: Mapping[UUID, Node], present: Mapping[UUID, UUID]) -> list[Group]:
-    """Which profile id each person keeps: that of the strongest, then oldest node whose profile nobody stronger keeps.
+    """Which profile id each person keeps. A profile goes where its strongest, then oldest node went; where several meet, that
+    of the strongest, then oldest of these stays.
 
     :param present: node → profile, as it was before
     """
-    inside = [sorted(group, key=lambda node: rank_of(nodes[node])) for group in people]
-    ranked = sorted(inside, key=lambda group: rank_of(nodes[group[0]]))
-    taken: set[UUID] = set()
+    leading: dict[UUID, UUID] = {}
+    for node in sorted((node for node in present if node in nodes), key=lambda node: rank_of(nodes[node])):
+        leading.setdefault(present[node], node)
+    leaders = set(leading.values())
     groups = []
-    for group in ranked:
-        profile = next((present[node] for node in group if node in present and present[node] not in taken), None)
-        if profile is not None:
-            taken.add(profile)
-        groups.append(Group(tuple(sorted(group)), profile, group[0]))
+    for group in people:
+        ranked = sorted(group, key=lambda node: rank_of(nodes[node]))
+        profile = next((present[node] for node in ranked if node in leaders), None)
+        groups.append(Group(tuple(sorted(group)), profile, ranked[0]))
     return groups
 
 

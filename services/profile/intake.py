@@ -54,8 +54,8 @@ class Incoming(msgspec.Struct, eq=False):
     """One event on its way into the store.
 
     `nodes`: all that it names, its origin first. `base`: the earliest moment at which it may count as learned. `value`: its
-    JSON; `digest`: its hash. `links`: pairs and strengths; `vouched`:
-    nodes that its source vouches for; `simple`: all that it says of nodes and links is known; `confirmed`: the address whose button was pressed; `purges`: the address to be purged.
+    JSON; `digest`: its hash. `links`: pairs and strengths; `vouched`: nodes that its source vouches for; `simple`: all that it
+    says of nodes and links is known; `confirmed`: the address whose button was pressed; `purges`: the address to be purged.
     """
 
     event: Event

@@ -61,12 +61,13 @@ async def claim(tx: Tx, book: RuleBook, world: World, now: datetime, limit: int 
         Person(group.items, group.runs, group.known, material, changes, "marketing").decide(until)
     await write(tx, changes, now)
     count(changes)
+    handled = len(changes.handled) + len(changes.runs) + len(changes.moved) + len(changes.held)
     return Claimed(
         until=until,
         nodes=nodes,
-        handled=len(changes.handled) + len(changes.runs) + len(changes.moved) + len(changes.held),
+        handled=handled,
         decisions=len(changes.decisions),
-        more=True,
+        more=handled > 0,
         publish=records(changes),
     )
 

@@ -68,7 +68,8 @@ async def sweep(tx: Tx, book: RuleBook, now: datetime) -> bool:
     held = await queue.held_rules(tx)
     if held:
         rules = await book.read(tx)
-        going = [rule for rule in held if (change := rules.at(rule, now)) is not None and change.state != "paused"]
+        unreadable = {rule for rule, _ in book.unreadable}
+        going = [rule for rule in held if rule not in unreadable and (at := rules.at(rule, now)) and at.state != "paused"]
         if going:
             more = await queue.release_items(tx, going, now, SWEEP) >= SWEEP or more
     return more

@@ -112,7 +112,7 @@ item = Table(
     Column("payload", JSONB, nullable=False, server_default="{}"),
     PrimaryKeyConstraint("node", "id"),
     Index("item_due", "due", "node", postgresql_where=text("NOT held")),
-    Index("item_held", "rule", postgresql_where=text("held")),
+    Index("item_held", "rule", postgresql_where=text("held AND rule IS NOT NULL")),
     postgresql_with={"fillfactor": "80"},
 )
 

@@ -128,10 +128,15 @@ class Worker:
     # ── the calendar ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def keep_calendar(self) -> bool:
         """Expands a page of a moment that is due, and tells runs of rules that changed; says whether there may be more."""
-        async with self._context.database.transaction() as tx:
-            expanded = await schedules.expand(tx, self._book, self._world)
-        async with self._context.database.transaction() as tx:
-            more = await schedules.sweep(tx, self._book, self._context.clock.now())
-        if expanded:
+        now, expanded, more = self._context.clock.now(), False, False
+        async with self._context.database.connection() as connection:
+            due, told = await queue.calendar_work(connection, now)
+        if due:
+            async with self._context.database.transaction() as tx:
+                expanded = await schedules.expand(tx, self._book, self._world)
+        if told:
+            async with self._context.database.transaction() as tx:
+                more = await schedules.sweep(tx, self._book, now)
+        if expanded or told:
             self._context.wake.signal(wake.TRIGGERS_DUE)
         return expanded or more

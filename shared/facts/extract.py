@@ -280,6 +280,10 @@ def _consents(event: Event) -> tuple[UUID | None, list[ConsentRow]]:
     stated = properties.get("topics")
     if isinstance(stated, list) and stated and not event.name.endswith(" Complained"):
         topics = [str(topic).strip() for topic in stated]
+        if any(len(topic) > LONGEST_KEY for topic in topics):
+            raise Permanent(f"a topic has more than {LONGEST_KEY} characters", "/properties/topics")
+    if len(channel) > LONGEST_KEY:
+        raise Permanent(f"/properties/channel has more than {LONGEST_KEY} characters", "/properties/channel")
     proof = {name: value for name, value in properties.items() if name not in ("channel", "address", "topics")}
     rows = [
         ConsentRow(

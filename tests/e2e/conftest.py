@@ -45,8 +45,8 @@ def layout(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], ...]:
 
 
 @pytest.fixture(scope="session")
-def letter_box() -> Iterator[SmtpPeer]:
-    """Where the letters of all stories arrive."""
+def letter_box(bus_url: str | None, layout: tuple[tuple[str, ...], ...]) -> Iterator[SmtpPeer]:
+    """Where the letters of one deployment arrive."""
     with SmtpPeer() as peer:
         yield peer
 

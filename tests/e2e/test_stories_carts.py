@@ -93,7 +93,7 @@ async def test_after_one_click_the_next_cart_is_withheld_as_unsubscribed(shop: S
     messages = await shop.settled("cart", profile, count=2)
     assert [message["state"] for message in messages] == ["sent", "withheld"]
     assert messages[1]["reason"]["code"] == "opted-out"
-    assert messages[1]["reason"]["text"].startswith("unsubscribed at ")
+    assert messages[1]["reason"]["text"].startswith("email: unsubscribed at ")
     assert len(shop.smtp.letters(boris.email)) == 1
 
 

@@ -95,6 +95,10 @@ TRAITS = some(
 
 
 # What happens where a kind is looked at most closely; everything may happen where several are joined.
+COUNTED = ["Order Completed", "Order Completed", "Product Viewed", "Product Added"]
+BOUGHT = [*["Order Completed"] * 4, "Order Updated", "Order Cancelled", "Order Refunded"]
+LAST_BOUGHT = ["Order Completed", "Order Completed", "Order Cancelled"]
+ALLOWED = ["Subscription Requested", "Consent Granted", "Subscription Confirmed", "Unsubscribed", "Email Complained"]
 HAPPENS = {
     "trait": ["Identify"],
     "local_time": ["Identify"],
@@ -102,17 +106,14 @@ HAPPENS = {
     "age_in_base": ["Identify", "Product Viewed"],
     "cart": ["Product Added", "Product Added", "Product Removed", "Cart Viewed", "Order Completed"],
     "engagement": ["Email Opened", "Email Opened", "Product Viewed"],
-    **dict.fromkeys(["did", "did_not"], ["Order Completed", "Order Completed", "Product Viewed", "Product Added"]),
-    **dict.fromkeys(
-        ["orders", "bought"], [*["Order Completed"] * 4, "Order Updated", "Order Cancelled", "Order Refunded"]
-    ),
-    **dict.fromkeys(
-        ["days_since_order", "later_than_own_rhythm"], ["Order Completed", "Order Completed", "Order Cancelled"]
-    ),
-    **dict.fromkeys(
-        ["consent", "reachable"],
-        [name for name in CONTENTS if name == "Email Complained" or CONTENTS[name] is CHANNEL_TOPICS],
-    ),
+    "did": COUNTED,
+    "did_not": COUNTED,
+    "orders": BOUGHT,
+    "bought": BOUGHT,
+    "days_since_order": LAST_BOUGHT,
+    "later_than_own_rhythm": LAST_BOUGHT,
+    "consent": ALLOWED,
+    "reachable": ALLOWED,
 }
 EVERYTHING = [*CONTENTS, "Identify"]
 # Who sends: the ids in an event make nodes one person, so that people grow together around the moment.

@@ -371,7 +371,7 @@ class TestLoops:
 
 @asynccontextmanager
 async def _with_pager(url: str, folder: Path) -> AsyncIterator[Stage]:
-    async with on_stage(url, folder, folders=[PLUGINS]) as made:
+    async with on_stage(url, folder, channels_path=(PLUGINS,)) as made:
         yield made
 
 
@@ -383,3 +383,10 @@ async def test_a_channel_that_only_the_tests_know_is_chosen(database_url: str, t
         assert (stage.inbox / "pager" / f"{message['id']}.json").exists()
         assert len(await stage.events("Pager Sent")) == 1
         assert isinstance(stage.dispatch, Dispatch)
+
+
+async def test_email_has_no_quiet_hours_whoever_serves_it(stage: Stage) -> None:
+    stage.clock.set(NOON.replace(hour=20))  # 23:00 in Moscow
+    anna = await buyer(stage)
+    [message] = await stage.deliver(stage.intent(anna))
+    assert (message["state"], message["adapter"]) == ("sent", "smtp")

@@ -241,3 +241,40 @@ async def test_more_items_of_one_person_than_a_claim_takes_are_handled_in_order(
     await shop.watermark(at(minutes=1))
     rows = await shop.fetch("SELECT at FROM triggers.decision ORDER BY seq")
     assert [row["at"] - at() for row in rows] == [timedelta(seconds=second) for second in range(10)]
+
+
+async def test_a_person_found_by_another_of_their_nodes_waits_for_the_claim_that_has_them(shop: Shop) -> None:
+    await shop.rule(again="after 7d")
+    await shop.post(shop.event("Identify", at(), ids=[("card", "c-1")]))
+    await shop.post(shop.event("Product Viewed", at(seconds=1)))
+    await shop.post(shop.event("Product Viewed", at(seconds=2), user="", ids=[("card", "c-1")]))
+    await shop.watermark(at(minutes=1), work=False)
+
+    async def another() -> claims.Claimed:
+        async with shop.triggers.database.transaction() as tx:
+            return await claims.claim(tx, shop.book, shop.world, shop.clock.now())
+
+    async with shop.triggers.database.transaction() as tx:
+        mine = await claims.claim(tx, shop.book, shop.world, shop.clock.now(), limit=1)
+        theirs = asyncio.create_task(another())
+        done, _ = await asyncio.wait([theirs], timeout=0.3)
+        assert not done, "two claims decided about one person at the same time"
+    assert mine.decisions == 1
+    assert (await theirs).decisions == 0
+    assert len(await shop.runs()) == 1
+
+
+async def test_a_transactional_record_waits_for_a_claim_that_has_its_person(shop: Shop) -> None:
+    await shop.rule(kind="transactional", again="never", steps=[{"wait": "1h"}, {"send": "letter"}], stop=["Order Completed"])
+    await shop.post(shop.event("Product Viewed", at()))
+    await shop.watermark(at(hours=1), work=False)
+    order = await shop.apply_one(shop.event("Order Completed", at(hours=1), properties={"order_id": "o-1", "total": 1}))
+    async with shop.triggers.database.transaction() as tx:
+        claimed = await claims.claim(tx, shop.book, shop.world, shop.clock.now())
+        reading = asyncio.create_task(shop.read(order))
+        done, _ = await asyncio.wait([reading], timeout=0.3)
+        assert not done, "the record was taken while a claim decided about its person"
+    await reading
+    assert claimed.decisions == 1
+    (run,) = await shop.runs()
+    assert (run["ended_as"], run["number"]) == ("finished", 2)

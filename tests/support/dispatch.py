@@ -247,7 +247,7 @@ RECEIPT = {
 
 @asynccontextmanager
 async def stage(
-    database_url: str, inbox: Path, *, folders: Sequence[Path] = (), **settings: Any
+    database_url: str, inbox: Path, **settings: Any
 ) -> AsyncIterator[Stage]:
     """Dispatch with the shipped templates and offers, a receipt besides, and a clock at noon."""
     clock = VirtualClock(NOON)
@@ -260,7 +260,7 @@ async def stage(
         async with context_for(
             database_url, role="dripline_dispatch", clock=clock, leases=False, data_dir=inbox, **settings
         ) as context:
-            dispatch = Dispatch(context, folders)
+            dispatch = Dispatch(context)
             await dispatch.prepare()
             await _load(context, clock.now())
             handler = ProfileHandler(secret=context.secret, currency="RUB")

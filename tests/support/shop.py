@@ -105,9 +105,13 @@ class Shop:
         """Makes rules of these YAML texts and activates them; answers when they count."""
         await self.post("/v1/rules/apply", "\n---\n".join(rules), activate=True)
 
+    @property
+    def bearer(self) -> dict[str, str]:
+        """The header of the admin key."""
+        return {"Authorization": f"Bearer {self._keys['api_key']}"}
+
     async def _manage(self, method: str, path: str, *, headers: Mapping[str, str] = {}, **said: Any) -> Any:  # noqa: B006 - read only
-        bearer = {"Authorization": f"Bearer {self._keys['api_key']}"}
-        answer = await self.call(method, path, headers={**bearer, **headers}, **said)
+        answer = await self.call(method, path, headers={**self.bearer, **headers}, **said)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 

@@ -188,6 +188,16 @@ def test_after_a_split_one_keeps_the_profile_and_the_other_gets_none() -> None:
     assert {group.nodes: group.profile for group in groups} == {(user,): profile, (browser,): None}
 
 
+def test_a_profile_goes_where_its_strongest_node_went_even_if_others_met_somebody_stronger() -> None:
+    base = Base()
+    anna = base.node("anna", "user_id", seen=5)
+    browser = base.node("browser", "anonymous_id")
+    newcomer = base.node("newcomer", "user_id", seen=1)
+    profile = UUID(int=70)
+    groups = assign([[newcomer, browser], [anna]], base.nodes, {anna: profile, browser: profile})
+    assert {group.strongest: group.profile for group in groups} == {newcomer: None, anna: profile}
+
+
 def test_the_heir_of_a_vanished_profile_has_its_strongest_node() -> None:
     base = Base()
     user = base.node("user", "user_id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -36,7 +36,7 @@ class EventEntry(Entry):
     """Entered by an event, or after `idle` without another one of them."""
 
     key = "on"
-    trigger: Literal["event"] = "event"
+    trigger: ClassVar[Literal["event", "schedule"]] = "event"
     parameters_type = Parameters
     parameters: Parameters
     examples = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -36,7 +36,7 @@ class ScheduleEntry(Entry):
 
     key = "schedule"
     condition_key = "among"
-    trigger: Literal["schedule"] = "schedule"
+    trigger: ClassVar[Literal["event", "schedule"]] = "schedule"
     parameters_type = Parameters
     parameters: Parameters
     examples = [{"schedule": "0 9 * * *", "among": {"days_since_order": {"gte": 180}}}]

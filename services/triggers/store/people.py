@@ -17,7 +17,10 @@ from shared.ids import lock_key
 async def lock_nodes(tx: Tx, nodes: Sequence[UUID]) -> None:
     """Advisory locks of people's nodes until the end of the transaction, in one order for everybody."""
     await tx.execute(
-        "SELECT pg_advisory_xact_lock(key) FROM (SELECT key FROM unnest($1::bigint[]) AS u(key) ORDER BY key OFFSET 0) AS sorted",
+        """
+        SELECT pg_advisory_xact_lock(key)
+        FROM (SELECT key FROM unnest($1::bigint[]) AS u(key) ORDER BY key OFFSET 0) AS sorted
+        """,
         sorted({lock_key("triggers", node) for node in nodes}),
     )
 

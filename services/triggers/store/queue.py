@@ -163,7 +163,7 @@ async def release_items(tx: Tx, rules: Sequence[UUID], now: datetime, limit: int
     released = await tx.fetch(
         """
         UPDATE triggers.item i SET held = false, due = greatest(i.due, $2)
-        FROM (SELECT node, id FROM triggers.item WHERE held AND rule = ANY($1::uuid[]) ORDER BY node, id LIMIT $3 FOR UPDATE) h
+        FROM (SELECT node, id FROM triggers.item WHERE held AND rule IS NOT NULL AND rule = ANY($1::uuid[]) ORDER BY node, id LIMIT $3 FOR UPDATE) h
         WHERE i.node = h.node AND i.id = h.id RETURNING 1
         """,
         list(rules),
@@ -171,6 +171,19 @@ async def release_items(tx: Tx, rules: Sequence[UUID], now: datetime, limit: int
         limit,
     )
     return len(released)
+
+
+async def calendar_work(tx: Tx, now: datetime) -> tuple[bool, bool]:
+    """Whether a moment of the calendar is due, and whether there are runs or timers to be told of changed rules."""
+    row = await tx.fetchrow(
+        """
+        SELECT coalesce((SELECT min(due) FROM triggers.schedule) <= (SELECT value FROM platform.watermark), false) AS due,
+               EXISTS (SELECT 1 FROM triggers.rule_change WHERE NOT swept AND valid_from <= $1)
+               OR EXISTS (SELECT 1 FROM triggers.item WHERE held AND rule IS NOT NULL) AS told
+        """,
+        now,
+    )
+    return row["due"], row["told"]
 
 
 async def held_rules(tx: Tx) -> list[UUID]:
