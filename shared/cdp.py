@@ -143,7 +143,9 @@ async def _fold_past(
     for (i, person), rows in zip(people, found, strict=True):
         moment = asked[i].at
         assert moment is not None
-        answers[i] = fold(rows, person.profile, person.nodes, moment)
+        folded = answers[i] = fold(rows, person.profile, person.nodes, moment)
+        for thing in (*folded.orders, *folded.refunds):
+            thing.lines = []
 
 
 def fold(rows: RowsOfPeople, profile: UUID, nodes: list[UUID], at: datetime) -> Facts:
@@ -174,7 +176,7 @@ def state_of(rows: RowsOfPeople, nodes: Iterable[UUID], at: datetime) -> State:
 
 
 async def _add_lines(tx: Tx, asked: Sequence[FactsQuestion], answers: list[Facts | None]) -> None:
-    """Puts the lines, as they were known at each moment, to the orders that came from present rows."""
+    """Puts the lines, as they were known at each moment, to the orders of those who asked for them."""
     wanted = [
         (i, answer)
         for i, answer in enumerate(answers)

@@ -186,8 +186,11 @@ def _nothing_open(rows: list[Alternative]) -> Reason:
         return Reason("no-address", "no channel is configured")
     order = {code: place for place, code in enumerate(_TELLING)}
     _, first = min(reasons, key=lambda pair: order.get(pair[1].code, len(order)))
-    same = [f"{channel}: {reason.text}" for channel, reason in reasons if reason.code == first.code]
-    return Reason(first.code, "; ".join(same))
+    by_text: dict[str, list[str]] = {}
+    for channel, reason in reasons:
+        if reason.code == first.code:
+            by_text.setdefault(reason.text, []).append(channel)
+    return Reason(first.code, "; ".join(f"{', '.join(channels)}: {text}" for text, channels in by_text.items()))
 
 
 def _money(amount: Decimal | None) -> str:

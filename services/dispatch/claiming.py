@@ -20,13 +20,13 @@ from services.dispatch.policy import FRESH
 from services.dispatch.rendered import Rendered
 from services.dispatch.store import claims
 from services.dispatch.store.claims import Due, Stored
-from services.dispatch.store.looking import is_held
+from services.dispatch.store.looking import read_stops
 from services.dispatch.templates import TemplateFault, render
 from services.dispatch.view import Shop, view
 from shared.cdp import people_of
 from shared.db import Tx
 from shared.ids import uuid7
-from shared.marks import read_watermark
+from shared.marks import BEGINNING
 from shared.service import Context
 from shared.wake import SENDER_DUE
 
@@ -68,16 +68,19 @@ class Claimer:
         now = self._context.clock.now()
         taken = Taken(uuid7(now, self._context.bits))
         async with self._context.database.transaction() as tx:
-            if await is_held(tx):
+            stops = await read_stops(tx)
+            if stops.held:
                 return taken
-            if kind == "marketing" and now - await read_watermark(tx) >= FRESH:
+            if kind == "marketing" and now - (stops.watermark or BEGINNING) >= FRESH:
                 return taken  # dispatch must not outrun profile: the message stays where it is
             due = await claims.due_messages(tx, kind, now, self._batch)
             if not due:
                 return taken
-            kept = await self._lock_people(tx, due, taken)
-            taken.more = len(kept) < len(due)
-            gathered = await gather(tx, kept, now, self._world)
+            locked = await self._lock_people(tx, due, taken)
+            # Whose person has grown meanwhile is left for the next claim: locks that come later would be out of order.
+            gathered = await gather(tx, due, now, self._world, locked)
+            taken.more = len(gathered) < len(due)
+            await claims.uncount_abandoned(tx, [g.due for g in gathered])
             hopeless = [g for g in gathered if not worth_rendering(g.inputs)]
             await claims.store_decisions(tx, [_stored(g, decide(g.inputs), {}) for g in hopeless], now)
             taken.decided = len(hopeless)
@@ -87,14 +90,12 @@ class Claimer:
         _count([decide(g.inputs) for g in hopeless])
         return taken
 
-    async def _lock_people(self, tx: Tx, due: Sequence[Due], taken: Taken) -> list[Due]:
-        """Locks the nodes of all people concerned. Whose person has grown meanwhile is left for the next claim: locks
-        that come later would not be in order."""
-        nodes = await self._nodes(tx, due)
-        taken.locks = {("node", node) for of_one in nodes for node in of_one}
+    async def _lock_people(self, tx: Tx, due: Sequence[Due], taken: Taken) -> set[UUID]:
+        """Locks the nodes of all people concerned, and returns them."""
+        nodes = {node for of_one in await self._nodes(tx, due) for node in of_one}
+        taken.locks = {("node", node) for node in nodes}
         await claims.lock(tx, taken.locks)
-        after = await self._nodes(tx, due)
-        return [one for one, found in zip(due, after, strict=True) if {("node", node) for node in found} <= taken.locks]
+        return nodes
 
     async def _nodes(self, tx: Tx, due: Sequence[Due]) -> list[set[UUID]]:
         people = await people_of(tx, [(one.intent.origin, None) for one in due])

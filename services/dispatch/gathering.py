@@ -26,7 +26,6 @@ from services.dispatch.inputs import (
     Inputs,
     Purpose,
     Suppression,
-    Switch,
 )
 from services.dispatch.policy import LONGEST_WINDOW, PURGE_SILENCE
 from services.dispatch.reasons import Reason
@@ -79,9 +78,7 @@ class _Base:
     """What does not depend on the person."""
 
     channels: list[looking.ChannelRow]
-    policy: looking.Policy
-    switches: list[Switch]
-    mean: looking.MeanOrder | None
+    rules: looking.Rules
     templates: dict[str, Template]
     offers: dict[str, looking.OfferRow]
 
@@ -107,11 +104,15 @@ def addressed_node(due: Due, namespace: UUID) -> UUID | None:
     return asked.node or node_id(namespace, ADDRESS_KIND.get(asked.channel, "email"), asked.address)
 
 
-async def gather(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings) -> list[Gathered]:
-    """Reads and puts together. The messages' people must be locked. Codes of offers are allotted here."""
+async def gather(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings, locked: set[UUID]) -> list[Gathered]:
+    """Reads and puts together. Codes of offers are allotted here.
+
+    :param locked: the nodes whose locks are held; a message whose person has others by now is left out
+    """
     base = await _read_base(tx, due, now)
-    people = await _read_people(tx, due, now, world)
+    people = await _read_people(tx, due, now, world, base)
     gathered = [_put_together(one, index, now, world, base, people) for index, one in enumerate(due)]
+    gathered = [one for one in gathered if locked.issuperset(one.inputs.nodes)]
     await _allot(tx, gathered, base, now)
     return await with_contacts(tx, gathered, now)
 
@@ -119,34 +120,37 @@ async def gather(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings)
 async def _read_base(tx: Tx, due: Sequence[Due], now: datetime) -> _Base:
     return _Base(
         channels=await looking.read_channels(tx),
-        policy=await looking.read_policy(tx),
-        switches=await looking.read_switches(tx),
-        mean=await looking.read_mean_order(tx, now),
+        rules=await looking.read_rules(tx, now),
         templates=await looking.read_templates(tx, [one.intent.template for one in due]),
         offers=await looking.read_offers(tx, [one.intent.offer for one in due if one.intent.offer]),
     )
 
 
-async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings) -> _People:
+async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings, base: _Base) -> _People:
     parsed = [guards.read(one.intent.guard) for one in due]
     known = await facts(
         tx,
         [
             FactsQuestion(
-                node=one.intent.origin, names=guard.needs.names, since=guards.look_back(one.intent.guard, guard, now)
+                node=one.intent.origin,
+                names=guard.needs.names,
+                since=guards.look_back(one.intent.guard, guard, now),
+                lines=guard.needs.lines or _shows_orders(base.templates.get(one.intent.template)),
             )
             for one, guard in zip(due, parsed, strict=True)
         ],
     )
-    events = await events_of(
-        tx,
-        [
-            EventsQuestion(
-                nodes=one_facts.nodes if one_facts else [], names=guard.names, learned_after=one.intent.guard.since
-            )
-            for one, guard, one_facts in zip(due, parsed, known, strict=True)
-        ],
-    )
+    events: list[list[EventFact]] = [[] for _ in due]
+    if any(guard.names for guard in parsed):
+        events = await events_of(
+            tx,
+            [
+                EventsQuestion(
+                    nodes=one_facts.nodes if one_facts else [], names=guard.names, learned_after=one.intent.guard.since
+                )
+                for one, guard, one_facts in zip(due, parsed, known, strict=True)
+            ],
+        )
     addressed = [node for one in due if (node := addressed_node(one, world.namespace)) is not None]
     nodes = [*addressed, *(address.node for one in known if one for address in one.addresses)]
     entries = [UUID(one.intent.event["id"]) for one in due if one.intent.addressed and "id" in one.intent.event]
@@ -157,8 +161,13 @@ async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroun
         consents=await looking.read_consents(tx, nodes),
         suppressions=await looking.read_suppressions(tx, nodes),
         requests=await looking.read_requests(tx, [one.intent.origin for one in due if one.intent.addressed], entries),
-        purged=await purged_at(tx, world.secret, addressed, PURGE_SILENCE, now),
+        purged=await purged_at(tx, world.secret, addressed, PURGE_SILENCE, now) if addressed else {},
     )
+
+
+def _shows_orders(template: Template | None) -> bool:
+    """Whether its texts may name goods of orders, which then must be read."""
+    return template is not None and any("orders" in source for source in template.parts.values())
 
 
 def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base: _Base, people: _People) -> Gathered:
@@ -181,7 +190,7 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         intent.value,
         known,
         intent.event.get("properties", {}),
-        base.mean.value if base.mean else base.policy.mean_order or ASSUMED_ORDER,
+        base.rules.mean.value if base.rules.mean else base.rules.policy.mean_order or ASSUMED_ORDER,
     )
     adapters = _adapters(base.channels, world)
     request = people.requests.get(_entry_id(one) or UUID(int=0))
@@ -210,13 +219,13 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
             for row in base.channels
             if row.name in adapters
         ],
-        switches=base.switches,
-        caps=base.policy.caps,
+        switches=base.rules.switches,
+        caps=base.rules.policy.caps,
         purged_at=people.purged.get(node) if node else None,
         value=value.value,
         value_from=value.origin,
-        base_version=base.mean.version if base.mean else None,
-        explore=base.policy.explore if purpose == "marketing" else base.policy.explore * 0,
+        base_version=base.rules.mean.version if base.rules.mean else None,
+        explore=base.rules.policy.explore if purpose == "marketing" else base.rules.policy.explore * 0,
     )
     network = network_of(request.ip if request else None) if purpose == "confirmation" else None
     return Gathered(

@@ -20,7 +20,7 @@ from services.dispatch.rendered import Rendered
 from services.dispatch.store import calls, claims
 from services.dispatch.store.calls import START_SECONDS, Answered, Chosen
 from services.dispatch.store.ledgers import suppress_bounced
-from services.dispatch.store.looking import is_held, read_consents, read_suppressions, read_switches
+from services.dispatch.store.looking import read_consents, read_stops, read_suppressions
 from shared import wake as signals
 from shared.clock import pause
 from shared.db import Tx
@@ -90,14 +90,15 @@ class Sender:
             return 0
         begun = time.monotonic()
         async with self._context.database.transaction() as tx:
-            if await is_held(tx):
-                return 0
             chosen = await calls.lock_chosen(tx, free)
             if not chosen:
                 return 0
             now = self._context.clock.now()
             await claims.lock(tx, {("address", one.address_node) for one in chosen})
-            forbidden = await _forbidden(tx, chosen, self._consents)
+            stops = await read_stops(tx)
+            if stops.held:
+                return 0
+            forbidden = await _forbidden(tx, chosen, self._consents, stops.switches)
             going = [one for one in chosen if one.id not in {message for message, _, _ in forbidden}]
             if forbidden:
                 await calls.withhold(tx, forbidden, now)
@@ -295,12 +296,13 @@ def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatabl
     return replace(base, state="unknown", reason_code="unknown", reason=result.detail)
 
 
-async def _forbidden(tx: Tx, chosen: Sequence[Chosen], channels: Mapping[str, str]) -> list[tuple[UUID, str, str]]:
+async def _forbidden(
+    tx: Tx, chosen: Sequence[Chosen], channels: Mapping[str, str], switches: Sequence[Switch]
+) -> list[tuple[UUID, str, str]]:
     """Consent, suppression and kill switches once more, under the addresses' locks: (message, code, reason)."""
     nodes = [one.address_node for one in chosen]
     consents = await read_consents(tx, nodes)
     suppressions = await read_suppressions(tx, nodes)
-    switches = await read_switches(tx)
     found: list[tuple[UUID, str, str]] = []
     for one in chosen:
         suppression = suppressions.get((one.address_node, "*")) or suppressions.get((one.address_node, one.channel))

@@ -17,6 +17,7 @@ from services.dispatch.links import Signer
 from services.dispatch.policy import DEFAULT_CAPS
 from services.dispatch.sending import Sender
 from services.dispatch.store import catalogue, claims
+from services.dispatch.store.forgetting import forget, journals
 from services.dispatch.store.looking import is_held
 from services.dispatch.subscriptions import Subscriptions
 from services.dispatch.view import Shop
@@ -32,6 +33,7 @@ GROUP = SCHEMA = "dispatch"
 KINDS = ("transactional", "marketing")
 # Without any wake-up a claim loop looks again after this many seconds.
 FALLBACK = 2.0
+FORGET_SECONDS = 30.0
 
 
 class Dispatch:
@@ -74,6 +76,7 @@ class Dispatch:
             "sender": self.sender.loop,
             "reaper": self.sender.reap_loop,
             "figures": self.figures_loop,
+            "forgetting": self.forget_loop,
         }
 
     async def claim_loop(self, kind: str) -> None:
@@ -109,6 +112,24 @@ class Dispatch:
             async with self.context.database.transaction() as tx:
                 await catalogue.refresh_mean_order(tx, self.context.clock.now())
             await pause(1.0 if self.context.clock.virtual else 60.0)
+
+    async def forget_loop(self) -> None:
+        """Follows profile's purges and erasures: what was forgotten there is forgotten here."""
+        seen, passes = (-1, -1), 0
+        while True:
+            async with self.context.database.connection() as connection:
+                now = await journals(connection)
+            # Twice after each change: what was under way the first time is settled the second.
+            passes = 2 if now != seen else max(0, passes - 1)
+            seen = now
+            while passes and await self.forget():
+                pass
+            await pause(FORGET_SECONDS)
+
+    async def forget(self) -> int:
+        """One batch; returns how many messages lost their address."""
+        async with self.context.database.transaction() as tx:
+            return await forget(tx, 200)
 
     async def quiet(self) -> bool:
         """Nothing can be done at this business moment."""

@@ -45,7 +45,9 @@ def _rules(context: Context, editor: Editor) -> APIRouter:
     async def read_schema(_: Reader) -> dict[str, Any]:
         return schema()
 
-    @routes.post("", status_code=201, summary="Make a rule from YAML or JSON; a draft unless `activate`", openapi_extra=BODY)
+    @routes.post(
+        "", status_code=201, summary="Make a rule from YAML or JSON; a draft unless `activate`", openapi_extra=BODY
+    )
     async def create(request: Request, principal: Marketer, activate: bool = False) -> dict[str, Any]:
         saved = await editor.create(await _document(request), principal, activate=activate)
         return views.saved(saved)
@@ -132,7 +134,9 @@ def _decisions(context: Context, book: RuleBook, world: World) -> APIRouter:
     async def why(_: Reader, rule: str, profile: UUID, at: datetime | None = None) -> dict[str, Any]:
         moment = at or context.clock.now()
         if moment.tzinfo is None:
-            raise Problem(422, "The request is not valid", errors=[{"parameter": "at", "in": "query", "detail": "needs a zone"}])
+            raise Problem(
+                422, "The request is not valid", errors=[{"parameter": "at", "in": "query", "detail": "needs a zone"}]
+            )
         async with context.database.transaction("repeatable_read") as tx:
             row = await _found(tx, rule)
             nodes = await _nodes(tx, profile)
@@ -226,4 +230,3 @@ def _after_cursor(cursor: str | None, kind: Any) -> Any:
         return datetime.fromisoformat(moment), kind(last)
     except ValueError:
         raise Problem(422, "The request is not valid", "The cursor is not one that a list gave.") from None
-

@@ -26,7 +26,9 @@ def read_rules(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
     if directory.is_file():
         paths = [directory]
     elif directory.is_dir():
-        paths = sorted(p for p in directory.iterdir() if p.suffix in (".yml", ".yaml", ".json") and p.name not in NOT_RULES)
+        paths = sorted(
+            p for p in directory.iterdir() if p.suffix in (".yml", ".yaml", ".json") and p.name not in NOT_RULES
+        )
     else:
         raise ConfigurationError(f"There is no file or folder {directory}.")
     found: list[tuple[Path, dict[str, Any]]] = []
@@ -61,7 +63,9 @@ def apply_rules(directory: Path, url: str, key: str, *, activate: bool = False) 
         yield f"{directory}: no rules"
         return
     documents = [document for _, document in rules]
-    answer = _call("POST", f"{url}/v1/rules/apply", key, params={"activate": str(activate).lower()}, json={"rules": documents})
+    answer = _call(
+        "POST", f"{url}/v1/rules/apply", key, params={"activate": str(activate).lower()}, json={"rules": documents}
+    )
     for one in answer["items"]:
         what = {"created": "made", "changed": "changed", "unchanged": "as it was"}[one["result"]]
         yield f"rule {one['name']}: {what}, version {one['version']}, {one['state']}"

@@ -95,7 +95,13 @@ class Person:
     """The items of one person (see the module) and the state they change, in memory."""
 
     def __init__(
-        self, items: Iterable[Item], runs: Iterable[Run], known: Iterable[Known], material: Material, changes: Changes, kind: str
+        self,
+        items: Iterable[Item],
+        runs: Iterable[Run],
+        known: Iterable[Known],
+        material: Material,
+        changes: Changes,
+        kind: str,
     ) -> None:
         """:param kind: marketing: items that waited for the watermark; transactional: records taken at once"""
         self._waiting = [(item.order, item) for item in items]
@@ -190,7 +196,9 @@ class Person:
         """Two people became one: of two live runs of one rule the earlier stays."""
         self._changes.handled.append((item.node, item.id))
         first: dict[tuple[UUID, str], Run] = {}
-        live = [run for run in self._runs.values() if run.live and run.origin in whose.nodes and run.entered_at <= item.due]
+        live = [
+            run for run in self._runs.values() if run.live and run.origin in whose.nodes and run.entered_at <= item.due
+        ]
         for run in sorted(live, key=lambda run: (run.entered_at, run.id)):
             earlier = first.setdefault((run.rule, run.subject), run)
             if earlier is not run and self._readable(run):
@@ -286,7 +294,9 @@ class Person:
         found = engine.enter(asking, known, facts, self._material.world)
         if isinstance(found, Refused):
             if found.code == "failed":
-                self._note(asking.version, asking.at, 0, None, whose, cause, asking.origin, "failed", found.why, found.seen)
+                self._note(
+                    asking.version, asking.at, 0, None, whose, cause, asking.origin, "failed", found.why, found.seen
+                )
             return []
         run = found.run
         self._changes.runs[run.id] = (run, 0)
@@ -296,7 +306,13 @@ class Person:
         return timers_of(run)
 
     def _advance(
-        self, run: Run, stimulus: engine.Stimulus, at: datetime, whose: Whose, cause: dict[str, Any], node: UUID | None = None
+        self,
+        run: Run,
+        stimulus: engine.Stimulus,
+        at: datetime,
+        whose: Whose,
+        cause: dict[str, Any],
+        node: UUID | None = None,
     ) -> list[Item]:
         """Tells a run; returns the timers that are new.
 
@@ -325,7 +341,9 @@ class Person:
     def _purge(self, run: Run, at: datetime, whose: Whose) -> None:
         """The address is to be forgotten: every other run about it ends."""
         self._changes.purged.append((run.subject, whose.nodes))
-        others = [other for other in self._runs.values() if other.live and other.subject == run.subject and other.id != run.id]
+        others = [
+            other for other in self._runs.values() if other.live and other.subject == run.subject and other.id != run.id
+        ]
         for other in sorted(others, key=lambda other: (other.rule, other.id)):
             if self._readable(other):
                 why = engine.Removed("purged", "the contact was purged")
@@ -372,4 +390,3 @@ def timer_changes(changes: Changes) -> tuple[list[Item], list[tuple[UUID, UUID]]
             kept = {item.id for item in wanted}
             gone += [(run.origin, id) for id in (step_item_id(run.id), goal_item_id(run.id)) if id not in kept]
     return put, gone
-

@@ -134,7 +134,9 @@ async def _load(tx: Tx, rows: Sequence[Any], rules: Rules, world: World) -> _Mat
         order_moments=await loading.order_moments(tx, list(events.values())),
         before=await store.states_before(tx, later),
         known={row["seq"]: found for row, found in zip(entries, known, strict=True)},
-        idle=await loading.idle_events(tx, [item for item in asked if (item.node, item.due) in idle_whose], rules, idle_whose),
+        idle=await loading.idle_events(
+            tx, [item for item in asked if (item.node, item.due) in idle_whose], rules, idle_whose
+        ),
     )
 
 

@@ -16,7 +16,9 @@ def differences(before: Any, after: Any, place: tuple[str | int, ...] = ()) -> l
         return []
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        return [one for key in keys for one in differences(before.get(key, ABSENT), after.get(key, ABSENT), (*place, key))]
+        return [
+            one for key in keys for one in differences(before.get(key, ABSENT), after.get(key, ABSENT), (*place, key))
+        ]
     if _are_steps(before) and _are_steps(after):
         return _of_steps(before, after, place)
     return [{"at": json_pointer(place)} | _side("before", before) | _side("after", after)]

@@ -73,7 +73,9 @@ def parse_documents(text: str | bytes) -> list[Any]:
     except (RecursionError, ValueError) as error:
         if isinstance(error, DocumentError):
             raise
-        raise DocumentError("the text is nested too deeply" if isinstance(error, RecursionError) else str(error)) from error
+        raise DocumentError(
+            "the text is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        ) from error
 
 
 def parse_document(text: str | bytes) -> Any:

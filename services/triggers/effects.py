@@ -32,7 +32,18 @@ def outgoing(effect: Effect) -> Outgoing:
 
 
 # What every effect of a run repeats and the decision's own row says already.
-_TOLD = {"run", "rule", "rule_name", "rule_version", "decided_at", "entered_at", "event", "profile", "origin", "addressed"}
+_TOLD = {
+    "run",
+    "rule",
+    "rule_name",
+    "rule_version",
+    "decided_at",
+    "entered_at",
+    "event",
+    "profile",
+    "origin",
+    "addressed",
+}
 
 
 def summary_of(effect: Effect) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def _enter(asking: Asking, known: Sequence[Known], facts: Facts, world: World) -
         return refused
     here = Here(run, version, asking.at, facts, world)
     if rule.enter.condition is not None and not here.holds(rule.enter.condition):
-        return Refused(code="condition", why=f"the condition of the entry was not met: {_unmet(here.seen)}", seen=here.seen)
+        return Refused(
+            code="condition", why=f"the condition of the entry was not met: {_unmet(here.seen)}", seen=here.seen
+        )
     if why := _stop_condition(here):
         return Refused(code="stopped", why=f"stopped before entry: {why}", seen=here.seen)
     run.ghost, run.draw = holdout.arm(version.rule, asking.origin, rule.holdout, known)
@@ -121,7 +123,9 @@ def advance(
     if not concerned:
         return None
     here.run.intents = [intent for intent in here.run.intents if here.run.live and intent.until > now]
-    return Decided(run=here.run, effects=here.effects, seen=here.seen, what=_what(run, here.run), why=here.run.ended_why or "")
+    return Decided(
+        run=here.run, effects=here.effects, seen=here.seen, what=_what(run, here.run), why=here.run.ended_why or ""
+    )
 
 
 def _advance(here: Here, stimulus: Stimulus) -> bool:
@@ -185,7 +189,9 @@ def _forbidden(asking: Asking, run: Run, known: Sequence[Known]) -> Refused | No
         if last + rule.again.after > asking.at:
             return Refused(code="again", why=f"the last run ended at {_clock(last)}; the rule says again: {rule.again}")
     if asking.hops >= MAX_HOPS:
-        return Refused(code="hops", why=f"the event is the product's own, {asking.hops} hops away from an event of the shop")
+        return Refused(
+            code="hops", why=f"the event is the product's own, {asking.hops} hops away from an event of the shop"
+        )
     if asking.event is not None and (age := asking.at - asking.event.occurred_at) > rule.max_age:
         return Refused(
             code="too_old", why=f"the event was {_span(age)} old; the rule's max_age is {format_duration(rule.max_age)}"

@@ -37,7 +37,9 @@ def guard_of(rule: Rule, run: Run) -> Guard:
     if rule.enter.condition_document is not None:
         conditions.insert(0, rule.enter.condition_document)
     conditions += rule.flow.guards(run.path)
-    return Guard(since=run.entered_at, until=[_as_document(match, run) for match in _once(until)], conditions=conditions)
+    return Guard(
+        since=run.entered_at, until=[_as_document(match, run) for match in _once(until)], conditions=conditions
+    )
 
 
 def _once(matches: list[EventMatch]) -> list[EventMatch]:
@@ -47,11 +49,15 @@ def _once(matches: list[EventMatch]) -> list[EventMatch]:
 def _as_document(match: EventMatch, run: Run) -> dict[str, Any]:
     document: dict[str, Any] = match.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     if run.subject and match.event in ABOUT_AN_ADDRESS and run.addressed is not None:
-        named = {run.addressed.address, str(run.event.properties.get("address"))} if run.event else {run.addressed.address}
+        named = (
+            {run.addressed.address, str(run.event.properties.get("address"))} if run.event else {run.addressed.address}
+        )
         document["where"] = {**document.get("where", {}), "address": {"in": sorted(named)}}
     return document
 
 
 def stops(rule: Rule, run: Run, event: EventFact) -> bool:
     """Whether the event is one that `stop` names for this run (when it counts is the caller's matter)."""
-    return about_the_address(run, event) and any(match_holds(m, event.name, event.properties) for m in rule.stop_matches)
+    return about_the_address(run, event) and any(
+        match_holds(m, event.name, event.properties) for m in rule.stop_matches
+    )

@@ -40,7 +40,9 @@ class Handler:
         rules = await self._book.read(tx)
         live = [record for record in records if isinstance(record, ProfileEvent) and not record.event.history]
         # Locks of people come before locks of rows, here as in a claim, or the two could wait for each other.
-        changes = await self._decide(tx, [r for r in live if concerns(rules.names["transactional"], r.event.name)], rules)
+        changes = await self._decide(
+            tx, [r for r in live if concerns(rules.names["transactional"], r.event.name)], rules
+        )
         items = [*_events(live, rules), *_idle_timers(live, rules), *_merges(records)]
         await claims.write(tx, changes, batch.now)
         await queue.put_items(tx, items)

@@ -36,7 +36,9 @@ def _share(value: Any) -> Decimal:
 
 
 Share = Annotated[
-    Decimal, BeforeValidator(_share), WithJsonSchema({"type": ["string", "number"], "title": "Share", "examples": ["10%", 0.1]})
+    Decimal,
+    BeforeValidator(_share),
+    WithJsonSchema({"type": ["string", "number"], "title": "Share", "examples": ["10%", 0.1]}),
 ]
 
 
@@ -83,7 +85,9 @@ class Again:
 AgainField = Annotated[
     Again,
     BeforeValidator(lambda value: value if isinstance(value, Again) else Again.read(value)),
-    WithJsonSchema({"type": "string", "pattern": "^(never|always|after .+)$", "examples": ["never", "always", "after 7d"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": "^(never|always|after .+)$", "examples": ["never", "always", "after 7d"]}
+    ),
 ]
 
 
@@ -113,7 +117,12 @@ Worth = Annotated[
             "anyOf": [
                 {"type": "number", "minimum": 0},
                 *(
-                    {"type": "object", "properties": {form: _SHARE_SCHEMA}, "required": [form], "additionalProperties": False}
+                    {
+                        "type": "object",
+                        "properties": {form: _SHARE_SCHEMA},
+                        "required": [form],
+                        "additionalProperties": False,
+                    }
                     for form in VALUE_FORMS
                 ),
             ],
@@ -181,7 +190,9 @@ class Window(Strict):
 
 
 # ── moments to wait for ───────────────────────────────────────────────────────────────────────────────────────────────
-_UNTIL = re.compile(rf"(?:(?P<next>next )?(?P<day>{'|'.join(FULL_WEEKDAYS)}|tomorrow) )?(?P<time>\d{{1,2}}:\d\d)", re.ASCII)
+_UNTIL = re.compile(
+    rf"(?:(?P<next>next )?(?P<day>{'|'.join(FULL_WEEKDAYS)}|tomorrow) )?(?P<time>\d{{1,2}}:\d\d)", re.ASCII
+)
 
 
 class TraitMoment(Strict):

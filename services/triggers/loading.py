@@ -67,7 +67,9 @@ async def whose_were(tx: Tx, moments: Sequence[Moment]) -> dict[Moment, Whose]:
     """Whose each node was at its moment; nodes that nobody had are left out."""
     owners = await cdp.people_of(tx, moments)
     return {
-        moment: Whose(person.profile, tuple(person.nodes)) for moment, person in zip(moments, owners, strict=True) if person
+        moment: Whose(person.profile, tuple(person.nodes))
+        for moment, person in zip(moments, owners, strict=True)
+        if person
     }
 
 
@@ -120,7 +122,9 @@ def _needed_by_event(item: Item, group: Group, rules: Rules, kind: str) -> Needs
     busy = bool(group.runs) or any(other.kind != ItemKind.EVENT for other in group.items) or len(group.items) > 1
     if not entering and not busy:
         return None
-    return _all_of([*entering, *_versions_of(group.runs, rules), *rules.all_active(item.due, kind)] if busy else entering)
+    return _all_of(
+        [*entering, *_versions_of(group.runs, rules), *rules.all_active(item.due, kind)] if busy else entering
+    )
 
 
 def _versions_of(runs: Iterable[Run], rules: Rules) -> list[Version]:
@@ -165,7 +169,9 @@ async def idle_events(
     )
     counted = await order_moments(tx, [event for events in found for event in events])
     return {
-        (item.node, item.id): [Happened(event=event, moment=counted.get(event.id, event.learned_at)) for event in events]
+        (item.node, item.id): [
+            Happened(event=event, moment=counted.get(event.id, event.learned_at)) for event in events
+        ]
         for (item, _), events in zip(asked, found, strict=True)
     }
 
@@ -177,6 +183,8 @@ def _longest_idle(rules: Rules, item: Item) -> timedelta:
 
 async def order_moments(tx: Tx, events: Sequence[EventFact]) -> dict[UUID, datetime]:
     """By order event the moment at which its order counts as having happened: its first report from any source."""
-    keys = {event.id: event.order_key for event in events if event.order_key is not None and event.name == ORDER_COMPLETED}
+    keys = {
+        event.id: event.order_key for event in events if event.order_key is not None and event.name == ORDER_COMPLETED
+    }
     first = await people.first_reports(tx, sorted(set(keys.values())))
     return {id: first[key] for id, key in keys.items() if key in first}

@@ -16,7 +16,9 @@ CLAIMS = Histogram(
     "Seconds of a claim that found something due",
     buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
-PUT_ASIDE = Counter("dripline_items_put_aside_total", "Items held because handling them failed for a reason outside their rule")
+PUT_ASIDE = Counter(
+    "dripline_items_put_aside_total", "Items held because handling them failed for a reason outside their rule"
+)
 
 
 def count(changes: Changes) -> None:

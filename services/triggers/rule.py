@@ -64,7 +64,9 @@ class Header(Strict):
     @classmethod
     def _no_move_yet(cls, value: str) -> str:
         if value == "move":
-            raise refusal("move is not available in this version: write finish (people inside go on by the old version) or stop")
+            raise refusal(
+                "move is not available in this version: write finish (people inside go on by the old version) or stop"
+            )
         return value
 
 

@@ -142,5 +142,3 @@ class Refused(msgspec.Struct, kw_only=True):
     code: str
     why: str
     seen: list[dict[str, Any]] = []
-
-

@@ -69,7 +69,9 @@ async def sweep(tx: Tx, book: RuleBook, now: datetime) -> bool:
     if held:
         rules = await book.read(tx)
         unreadable = {rule for rule, _ in book.unreadable}
-        going = [rule for rule in held if rule not in unreadable and (at := rules.at(rule, now)) and at.state != "paused"]
+        going = [
+            rule for rule in held if rule not in unreadable and (at := rules.at(rule, now)) and at.state != "paused"
+        ]
         if going:
             more = await queue.release_items(tx, going, now, SWEEP) >= SWEEP or more
     return more

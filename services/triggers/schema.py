@@ -20,7 +20,10 @@ def schema() -> dict[str, Any]:
     rule["properties"]["enter"] = {"oneOf": [_entry(kind, defs) for kind in entry_kinds().values()]}
     rule["properties"]["steps"] = STEPS
     rule["properties"]["stop"] = {"type": "array", "items": {"anyOf": [EVENT, CONDITION]}}
-    defs["steps"] = {"type": "array", "items": {"oneOf": [_step(key, kind, defs) for key, kind in step_kinds().items()]}}
+    defs["steps"] = {
+        "type": "array",
+        "items": {"oneOf": [_step(key, kind, defs) for key, kind in step_kinds().items()]},
+    }
     defs |= conditions.schema()["$defs"]
     defs["condition_with_steps"] = _with_branches(defs["Condition"])
     return {"$schema": URL, **rule, "title": "Dripline rule", "$defs": defs}

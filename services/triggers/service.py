@@ -31,7 +31,9 @@ def world_of(context: Context) -> World:
 async def build(context: Context) -> Service:
     """The service of one process."""
     book, world = RuleBook(), world_of(context)
-    consumer = Consumer(context, group="triggers", topics=[PROFILE_EVENTS], handler=Handler(book, world), schema="triggers")
+    consumer = Consumer(
+        context, group="triggers", topics=[PROFILE_EVENTS], handler=Handler(book, world), schema="triggers"
+    )
     worker = Worker(context, book, world, CLAIMERS)
 
     async def quiet() -> bool:

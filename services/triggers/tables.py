@@ -104,7 +104,9 @@ item = Table(
     metadata,
     Column("node", Uuid, nullable=False, comment="of the event, the match, the run"),
     Column("id", Uuid, nullable=False, comment="natural key: the event; UUIDv5(kind, rule, node) or (kind, run)"),
-    Column("kind", SmallInteger, nullable=False, comment="0 event, 1 merged, 2 removed, 3 idle, 4 step, 5 goal, 6 schedule"),
+    Column(
+        "kind", SmallInteger, nullable=False, comment="0 event, 1 merged, 2 removed, 3 idle, 4 step, 5 goal, 6 schedule"
+    ),
     _time("due", comment="an event's learned-at; when a timer fires"),
     Column("rule", Uuid, comment="of timers"),
     Column("run", Uuid, comment="of a run's own timers"),
@@ -147,7 +149,13 @@ decision = Table(
     Column("seen", JSONB, nullable=False, comment="the values that conditions looked at"),
     Column("effects", JSONB, nullable=False),
     Column("after", JSONB, comment="the run as it was then"),
-    Column("erased", Boolean, nullable=False, server_default=text("false"), comment="what it told of a purged address is gone"),
+    Column(
+        "erased",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="what it told of a purged address is gone",
+    ),
     PrimaryKeyConstraint("node", "seq"),
     Index("decision_by_run", "run", "seq"),
     Index("decision_by_time", "at"),

@@ -11,7 +11,9 @@ from services.triggers.editing import Saved
 from services.triggers.why import Answer
 
 
-def page(rows: Sequence[Any], limit: int, show: Callable[[Any], dict[str, Any]], cursor: Callable[[Any], Any]) -> dict[str, Any]:
+def page(
+    rows: Sequence[Any], limit: int, show: Callable[[Any], dict[str, Any]], cursor: Callable[[Any], Any]
+) -> dict[str, Any]:
     """A list with the cursor of its next page; `rows` holds one more than `limit` if there is one."""
     shown = rows[:limit]
     return {"items": [show(row) for row in shown], "next": cursor(shown[-1]) if len(rows) > limit else None}
@@ -124,7 +126,15 @@ def answer(one: Answer) -> dict[str, Any]:
 def report(row: Any, figures: Sequence[Any], failed: int) -> dict[str, Any]:
     """Figures of both arms; `goal_rate` and `revenue` count runs whose goal window has closed or reached its goal."""
     arms = {("held_out" if one["ghost"] else "treated"): _arm(one) for one in figures}
-    empty: dict[str, Any] = {"entered": 0, "inside": 0, "goals": 0, "revenue": 0.0, "closed": 0, "goal_rate": None, "ended": {}}
+    empty: dict[str, Any] = {
+        "entered": 0,
+        "inside": 0,
+        "goals": 0,
+        "revenue": 0.0,
+        "closed": 0,
+        "goal_rate": None,
+        "ended": {},
+    }
     return {
         "id": row["id"],
         "name": row["name"],

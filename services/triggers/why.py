@@ -122,7 +122,10 @@ class _Asker:
             self._tx,
             [
                 cdp.EventsQuestion(
-                    nodes=list(self._nodes), names=names or self._entry.names, learned_after=at - A_YEAR, learned_until=at
+                    nodes=list(self._nodes),
+                    names=names or self._entry.names,
+                    learned_after=at - A_YEAR,
+                    learned_until=at,
                 )
             ],
         )
@@ -150,7 +153,9 @@ class _Asker:
     async def _ask(self, at: datetime, origin: UUID, key: str, event: EventFact | None) -> Answer:
         """Runs the engine as of `at`, with the version that was in force then."""
         version = self._rules.active(self._question.rule, at) or self._version
-        facts: Facts | None = (await loading.facts_as_of(self._tx, {(origin, at): version.document.needs})).get((origin, at))
+        facts: Facts | None = (await loading.facts_as_of(self._tx, {(origin, at): version.document.needs})).get(
+            (origin, at)
+        )
         if facts is None:
             return Answer(False, "nobody", "nobody was known by this identifier then", at)
         _, everything = await people.runs_of(self._tx, facts.nodes)
@@ -183,8 +188,6 @@ def last_moment(entry: ScheduleEntry, at: datetime, world: World) -> datetime | 
         if found is not None:
             return found
     return None
-
-
 
 
 def _clock(moment: datetime) -> str:

@@ -58,7 +58,8 @@ async def test_a_pressed_button_confirms_and_nothing_else_does(shop: Shop):
     profile = (await shop.known(anonymous_id="a-hanna"))["id"]
     await shop.heard(profile, "Product Viewed")
     assert await status_of(shop, hanna) == "claimed"
-    assert (await shop.get(f"/v1/profiles/{profile}/consents"))["ledger"] == []
+    ledger = (await shop.get(f"/v1/profiles/{profile}/consents"))["ledger"]
+    assert [row["state"] for row in ledger] == ["requested"]
 
     pressed = await at_once(shop.follow(link, "POST"), shop.follow(link, "POST"))
     assert [answer.status_code for answer in pressed] == [200, 200]

@@ -491,6 +491,31 @@ class TestBatches:
         await stage.send()
         assert (await stage.message(intent.message))["state"] == "sent"
 
+    async def test_an_abandoned_choice_counts_against_no_cap(self, stage: Stage, anna) -> None:
+        await stage.handle(stage.intent(anna), stage.intent(anna))
+        await stage.decide()
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.contact") == 2
+        await stage.owner.execute("UPDATE dispatch.message SET lease_until = clock_timestamp() - interval '1 s'")
+        await stage.decide()
+        await stage.send()
+        states = await stage.owner.fetch("SELECT state FROM dispatch.message")
+        assert [row["state"] for row in states] == ["sent", "sent"]
+
+    async def test_whose_person_grew_between_claim_and_choice_is_decided_anew(self, stage: Stage, anna) -> None:
+        intent = stage.intent(anna)
+        await stage.handle(intent)
+
+        async def merge() -> None:
+            await stage.learn(stage.event("Identify", anna, stage.id("anonymous_id", "a-9"), type="identify"))
+
+        stage.context.hooks.arm("dispatch.taken", merge)
+        await stage.dispatch.claimer.claim("marketing")
+        assert (await stage.message(intent.message))["state"] == "queued"
+        await stage.decide()
+        await stage.send()
+        message = await stage.message(intent.message)
+        assert (message["state"], message["decisions"]) == ("sent", 1)
+
     async def test_claims_use_the_index_of_what_is_due(self, stage: Stage) -> None:
         await stage.owner.execute(
             """

@@ -242,3 +242,53 @@ class TestConfirming:
         token = stage.dispatch.signer.token("confirm", letter["id"])  # of a letter that asked for nothing
         assert (await browser.post(f"/confirm/{token}")).status_code == 404
         assert await stage.events("Subscription Confirmed") == []
+
+
+class TestForgetting:
+    async def purge(self, stage: Stage, message) -> None:
+        mail = stage.id("email", "new@example.com")
+        said = {"contact": "unconfirmed", "channel": "email", "address": mail.value}
+        await stage.learn(stage.event("Contact Purged", mail, trust="internal", properties=said))
+
+    async def test_a_purged_address_is_forgotten_here_too_and_its_links_lead_nowhere(
+        self, stage: Stage, browser
+    ) -> None:
+        message = await confirmation(stage)
+        waiting = stage.intent(stage.id("user_id", "x"))  # somebody else's message is left alone
+        await stage.handle(waiting)
+        await self.purge(stage, message)
+        assert await stage.dispatch.forget() == 1
+        after = await stage.message(message["id"])
+        assert (after["state"], after["address"], after["body"], after["urls"]) == ("sent", None, None, None)
+        assert "new@example.com" not in str(dict(after))
+        assert (await browser.get(link(message, "confirm"))).status_code == 404
+        assert (await browser.post(link(message, "confirm"))).status_code == 404
+        assert await stage.events("Subscription Confirmed") == []
+        assert await stage.dispatch.forget() == 0
+
+    async def test_a_message_that_waits_for_a_purged_address_is_withheld(self, stage: Stage) -> None:
+        message = await confirmation(stage)
+        visitor = await stage.owner.fetchval("SELECT origin FROM dispatch.message")
+        intent = stage.intent(
+            stage.id("user_id", "x"), origin=visitor, kind="transactional", template="confirm-reminder"
+        )
+        addressed = {"channel": "email", "address": "new@example.com", "node": str(message["address_node"])}
+        await self.purge(stage, message)
+        await stage.handle(intent)
+        await stage.owner.execute(
+            "UPDATE dispatch.message SET intent = intent || $2 WHERE id = $1", intent.message, {"addressed": addressed}
+        )
+        await stage.decide()
+        after = await stage.message(intent.message)
+        assert (after["state"], after["reason_code"]) == ("withheld", "gone")
+        assert "new@example.com" not in str(after["intent"])
+
+    async def test_a_purged_address_gets_no_second_confirmation_mail_for_thirty_days(self, stage: Stage) -> None:
+        await self.purge(stage, await confirmation(stage))
+        stage.clock.set(stage.clock.now() + timedelta(days=29))
+        with pytest.raises(AssertionError):
+            await confirmation(stage)
+        reason = await stage.owner.fetchval("SELECT reason FROM dispatch.message WHERE state = 'withheld'")
+        assert "left in peace for 30 days" in reason
+        stage.clock.set(stage.clock.now() + timedelta(days=2))
+        assert (await confirmation(stage))["state"] == "sent"

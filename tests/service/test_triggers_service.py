@@ -55,7 +55,12 @@ async def test_events_become_intents_on_the_bus_at_once_and_by_the_watermark(dat
     async with process(database_url) as (context, service, shop):
         editor = Editor(context, world_of(context))
         rules = [
-            {"name": "at-once", "kind": "transactional", "enter": {"on": "Order Completed"}, "steps": [{"send": "receipt"}]},
+            {
+                "name": "at-once",
+                "kind": "transactional",
+                "enter": {"on": "Order Completed"},
+                "steps": [{"send": "receipt"}],
+            },
             {"name": "seen", "enter": {"on": "Product Viewed"}, "steps": [{"send": "letter"}, {"wait": "1h"}]},
             {
                 "name": "cart",

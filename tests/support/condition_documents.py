@@ -95,7 +95,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "reachable": st.sampled_from([{"any": ["email", "sms"]}, {"all": ["email"]}, {"all": ["sms"], "any": ["email"]}]),
     "engagement": some({"email": some({"opened": some({}, {"within": DURATIONS, "at_least": st.integers(1, 2)})})}),
     "age_in_base": AGES,
-    "local_time": st.sampled_from([["14:00", "16:00"], ["21:00", "09:00"], ["22:00", "23:00"]]).map(
+    "local_time": st.sampled_from([["12:00", "14:00"], ["13:00", "24:00"], ["21:00", "09:00"], ["19:00", "21:00"]]).map(
         lambda b: {"between": b}
     ),
     "holiday": st.booleans(),

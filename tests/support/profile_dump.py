@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,24 +31,23 @@ async def people(tx: Tx) -> dict[UUID, list[UUID]]:
     return {row["id"]: list(row["nodes"]) for row in rows}
 
 
-def comparable(facts: Facts, at: datetime) -> dict[str, Any]:
+NOBODY, NEVER = UUID(int=0), datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def comparable(facts: Facts) -> Facts:
     """Facts without what depends on when they were learned, or on the name of the profile."""
-    plain = msgspec.to_builtins(facts)
-    for name in ("profile", "as_of", "last_learned_at", "events"):
-        plain.pop(name, None)
-    for order in [*plain.get("orders", []), *plain.get("refunds", [])]:
-        order.pop("learned_at", None)
-        order.pop("history", None)
-    return plain
+    for thing in [*facts.orders, *facts.refunds]:
+        thing.learned_at, thing.history = NEVER, False
+    return msgspec.structs.replace(facts, profile=NOBODY, as_of=None, last_learned_at=None)
 
 
-async def dump(database: Database, at: datetime) -> dict[tuple[UUID, ...], dict[str, Any]]:
+async def dump(database: Database, at: datetime) -> dict[tuple[UUID, ...], Facts]:
     """Nodes of each person → their facts at `at`."""
     async with database.transaction(isolation="repeatable_read") as tx:
         persons = sorted((sorted(nodes) for nodes in (await people(tx)).values()))
         facts = await cdp.facts(tx, [cdp.FactsQuestion(node=nodes[0], at=at) for nodes in persons])
         assert all(one is not None for one in facts)
-        return {tuple(nodes): comparable(one, at) for nodes, one in zip(persons, facts, strict=True) if one is not None}
+        return {tuple(nodes): comparable(one) for nodes, one in zip(persons, facts, strict=True) if one is not None}
 
 
 async def differences_to_rows(database: Database) -> list[tuple[Any, Any]]:
@@ -64,7 +63,7 @@ async def differences_to_rows(database: Database) -> list[tuple[Any, Any]]:
             for thing in [*folded.orders, *folded.refunds]:
                 thing.lines = []
             folded.last_learned_at, folded.as_of = kept.last_learned_at, None
-            if msgspec.to_builtins(kept) != msgspec.to_builtins(folded):
+            if kept != folded:
                 found.append((kept, folded))
         return found
 

@@ -20,13 +20,15 @@ LEASE_SECONDS = 5.0
 
 
 class Due(msgspec.Struct, frozen=True):
-    """A message to be decided. `pinned`: the only channel it may take; `decisions`, `attempts`: how many there were."""
+    """A message to be decided. `pinned`: the only channel it may take; `decisions`, `attempts`: how many there were;
+    `abandoned`: an earlier claim was not finished in its time."""
 
     id: UUID
     intent: Intended
     decisions: int
     attempts: int
     pinned: str | None
+    abandoned: bool = False
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -55,16 +57,13 @@ async def due_messages(tx: Tx, kind: str, now: datetime, limit: int) -> list[Due
             WHERE state = 'claimed' AND kind = $1 AND lease_until < clock_timestamp() ORDER BY lease_until
             LIMIT $3 FOR UPDATE SKIP LOCKED
         )
-        SELECT * FROM queued UNION ALL SELECT * FROM abandoned
+        SELECT *, false AS abandoned FROM queued UNION ALL SELECT *, true FROM abandoned
         """,
         kind,
         now,
         limit,
     )
-    return [
-        Due(row["id"], msgspec.convert(row["intent"], Intended), row["decisions"], row["attempts"], row["pinned"])
-        for row in rows
-    ]
+    return [Due(**{**dict(row), "intent": msgspec.convert(row["intent"], Intended)}) for row in rows]
 
 
 async def lock(tx: Tx, subjects: Iterable[tuple[str, UUID | str]]) -> None:
@@ -75,23 +74,29 @@ async def lock(tx: Tx, subjects: Iterable[tuple[str, UUID | str]]) -> None:
 
 
 async def claim(tx: Tx, claim_id: UUID, taken: Sequence[Due]) -> None:
-    """The messages are ours for LEASE_SECONDS; what an abandoned choice counted against caps is given back."""
-    ids = [due.id for due in taken]
+    """The messages are ours for LEASE_SECONDS."""
     await tx.execute(
         """
         UPDATE dispatch.message SET state = 'claimed', claim = $2, chosen_at = NULL,
             lease_until = clock_timestamp() + make_interval(secs => $3)
         WHERE id = ANY($1::uuid[])
         """,
-        ids,
+        [due.id for due in taken],
         claim_id,
         LEASE_SECONDS,
     )
+
+
+async def uncount_abandoned(tx: Tx, taken: Sequence[Due]) -> None:
+    """What a choice counted against caps that was never called is given back."""
+    abandoned = [due for due in taken if due.abandoned]
+    if not abandoned:
+        return
     await tx.execute(
         "DELETE FROM dispatch.contact c USING unnest($1::uuid[], $2::uuid[]) AS u(origin, message) "
         "WHERE c.origin = u.origin AND c.message = u.message",
-        [due.intent.origin for due in taken],
-        ids,
+        [due.intent.origin for due in abandoned],
+        [due.id for due in abandoned],
     )
 
 
@@ -166,6 +171,8 @@ async def _write_decisions(tx: Tx, stored: Sequence[Stored], now: datetime) -> N
 
 async def _write_alternatives(tx: Tx, stored: Sequence[Stored]) -> None:
     rows = [(s.due.id, s.due.decisions + 1, row) for s in stored for row in s.decision.alternatives]
+    if not rows:
+        return
     columns: list[list[Any]] = [[message for message, _, _ in rows], [number for _, number, _ in rows]]
     names = ("channel", "reach", "act", "base", "effect", "value", "cost", "units", "erosion", "net")
     columns += [[getattr(row, name) for _, _, row in rows] for name in names]
@@ -194,7 +201,9 @@ async def _write_messages(tx: Tx, stored: Sequence[Stored], now: datetime) -> No
             state = d.state, reason_code = d.code, reason = d.reason, due_at = coalesce(d.until, m.due_at),
             purpose = d.purpose, template_version = d.template_version, channel = d.channel, adapter = d.adapter,
             address = d.address, address_node = d.node, subject = d.subject, body = d.body, html = d.html, urls = d.urls,
-            cost = d.cost, units = d.units, topic = d.topic, decisions = m.decisions + 1, updated_at = $19::timestamptz,
+            cost = d.cost, units = d.units, topic = d.topic,
+            intent = CASE WHEN d.code = 'gone' THEN m.intent - 'addressed' - 'event' ELSE m.intent END,
+            decisions = m.decisions + 1, updated_at = $19::timestamptz,
             chosen_at = CASE WHEN d.state = 'claimed' THEN $19::timestamptz END,
             claim = CASE WHEN d.state = 'claimed' THEN m.claim END,
             lease_until = CASE WHEN d.state = 'claimed' THEN clock_timestamp() + make_interval(secs => $20) END
@@ -253,6 +262,8 @@ async def _write_contacts(tx: Tx, sending: Sequence[Stored], now: datetime) -> N
 
 async def _write_links(tx: Tx, sending: Sequence[Stored]) -> None:
     links = sorted((s.due.id, link.number, link.url) for s in sending if s.rendered for link in s.rendered.links)
+    if not links:
+        return
     await tx.execute(
         """
         INSERT INTO dispatch.link (message, number, url) SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::text[])

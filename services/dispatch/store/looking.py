@@ -88,28 +88,63 @@ async def read_channels(tx: Tx) -> list[ChannelRow]:
     return [ChannelRow(**{**dict(row), "caps": msgspec.convert(row["caps"], list[Cap])}) for row in rows]
 
 
-async def read_policy(tx: Tx) -> Policy:
-    row = await tx.fetchrow("SELECT caps, mean_order, explore FROM dispatch.policy")
-    return Policy(msgspec.convert(row["caps"], list[Cap]), row["mean_order"], row["explore"])
+class Rules(msgspec.Struct, frozen=True):
+    """What holds for everybody now."""
+
+    policy: Policy
+    mean: MeanOrder | None
+    switches: list[Switch]
 
 
-async def read_switches(tx: Tx) -> list[Switch]:
-    rows = await tx.fetch("SELECT scope, name, reason FROM dispatch.switch ORDER BY scope, name")
-    return [Switch(row["scope"], row["name"], row["reason"]) for row in rows]
+async def read_rules(tx: Tx, now: datetime) -> Rules:
+    """Policy, the shop-wide mean order that is valid at `now`, and the kill switches that are on."""
+    row = await tx.fetchrow(
+        f"""
+        SELECT p.caps, p.mean_order, p.explore, f.value, f.version, f.basis, {_SWITCHES}
+        FROM dispatch.policy p
+        LEFT JOIN LATERAL (
+            SELECT value, version, basis FROM dispatch.figure
+            WHERE name = 'mean_order' AND valid_from <= $1 ORDER BY version DESC LIMIT 1
+        ) f ON true
+        """,
+        now,
+    )
+    mean = MeanOrder(row["value"], row["version"], row["basis"]) if row["version"] is not None else None
+    policy = Policy(msgspec.convert(row["caps"], list[Cap]), row["mean_order"], row["explore"])
+    return Rules(policy, mean, _switches(row["switches"]))
+
+
+_SWITCHES = """ARRAY(
+            SELECT ARRAY[scope, name, reason] FROM dispatch.switch ORDER BY scope, name
+        ) AS switches"""
+
+
+def _switches(rows: Sequence[Sequence[Any]]) -> list[Switch]:
+    return [Switch(scope, name, reason) for scope, name, reason in rows]
+
+
+class Stops(msgspec.Struct, frozen=True):
+    """What may stop everything. `held`: after a restore nothing is sent until somebody looked."""
+
+    held: bool
+    switches: list[Switch]
+    watermark: datetime | None
+
+
+async def read_stops(tx: Tx) -> Stops:
+    """Read afresh in every transaction that decides or calls."""
+    row = await tx.fetchrow(
+        f"""
+        SELECT (SELECT state = 'held' FROM platform.deployment) AS held,
+               (SELECT value FROM platform.watermark) AS watermark, {_SWITCHES}
+        """
+    )
+    return Stops(row["held"], _switches(row["switches"]), row["watermark"])
 
 
 async def is_held(tx: Tx) -> bool:
     """After a restore nothing is sent until somebody looked."""
     return await tx.fetchval("SELECT state = 'held' FROM platform.deployment")
-
-
-async def read_mean_order(tx: Tx, now: datetime) -> MeanOrder | None:
-    row = await tx.fetchrow(
-        "SELECT value, version, basis FROM dispatch.figure WHERE name = 'mean_order' AND valid_from <= $1 "
-        "ORDER BY version DESC LIMIT 1",
-        now,
-    )
-    return MeanOrder(row["value"], row["version"], row["basis"]) if row else None
 
 
 async def read_templates(tx: Tx, names: Sequence[str]) -> dict[str, Template]:
@@ -126,6 +161,8 @@ async def read_templates(tx: Tx, names: Sequence[str]) -> dict[str, Template]:
 
 async def read_consents(tx: Tx, nodes: Sequence[UUID]) -> dict[UUID, list[ConsentRow]]:
     """Both ledgers' rows of these addresses: profile's, and dispatch's own, which may be ahead of it."""
+    if not nodes:
+        return {}
     rows = await tx.fetch(
         """
         SELECT id, node, channel, topic, state, at, trust FROM cdp.consent WHERE node = ANY($1::uuid[])
@@ -143,6 +180,8 @@ async def read_consents(tx: Tx, nodes: Sequence[UUID]) -> dict[UUID, list[Consen
 
 async def read_suppressions(tx: Tx, nodes: Sequence[UUID]) -> dict[tuple[UUID, str], Suppression]:
     """By (address, channel); the channel is "*" where all are meant."""
+    if not nodes:
+        return {}
     rows = await tx.fetch(
         "SELECT node, channel, why, at FROM dispatch.suppression WHERE node = ANY($1::uuid[])", sorted(set(nodes))
     )
@@ -197,12 +236,16 @@ async def count_confirmations(
 
 
 async def read_address_nodes(tx: Tx, nodes: Sequence[UUID]) -> dict[UUID, AddressNode]:
+    if not nodes:
+        return {}
     rows = await tx.fetch("SELECT id, kind, value, status FROM cdp.node WHERE id = ANY($1::uuid[])", sorted(set(nodes)))
     return {row["id"]: AddressNode(row["kind"], row["value"], row["status"]) for row in rows}
 
 
 async def read_requests(tx: Tx, origins: Sequence[UUID], events: Sequence[UUID]) -> dict[UUID, Request]:
     """Where the entry events of addressed runs came from, by event id."""
+    if not events:
+        return {}
     rows = await tx.fetch(
         """
         SELECT id, source, rest #>> '{context,ip}' AS ip FROM cdp.event
@@ -235,6 +278,8 @@ class OfferRow(msgspec.Struct, frozen=True):
 
 
 async def read_offers(tx: Tx, names: Sequence[str]) -> dict[str, OfferRow]:
+    if not names:
+        return {}
     rows = await tx.fetch(
         "SELECT name, title, code, valid_seconds, forms FROM dispatch.offer WHERE name = ANY($1::text[])",
         sorted(set(names)),

@@ -41,7 +41,9 @@ class Entry(ABC):
         self.document = document
         held = document.get(self.condition_key)
         self.condition_document: dict[str, Any] | None = held
-        self.condition: Condition | None = parse(held, joined(pointer, self.condition_key)) if held is not None else None
+        self.condition: Condition | None = (
+            parse(held, joined(pointer, self.condition_key)) if held is not None else None
+        )
 
     trigger: ClassVar[Literal["event", "schedule"]]
     """Who starts it: an event of the person, or a moment for everybody."""
@@ -92,12 +94,18 @@ def read_entry(document: Any, pointer: str) -> Entry:
     named = [key for key in kinds() if key in document]
     for key, what in WAITING.items():
         if key in document and key not in kinds():
-            raise ConditionError(joined(pointer, key), f"is not available: it needs {what}, which this version does not keep yet")
+            raise ConditionError(
+                joined(pointer, key), f"is not available: it needs {what}, which this version does not keep yet"
+            )
     if len(named) != 1:
         wanted = ", ".join(kinds())
         if named:
-            raise ConditionError(pointer, f"has several entries ({', '.join(named)}): a rule has exactly one of {wanted}")
+            raise ConditionError(
+                pointer, f"has several entries ({', '.join(named)}): a rule has exactly one of {wanted}"
+            )
         strange = next(iter(document), "")
-        raise ConditionError(pointer, unknown("entry", str(strange), kinds()) if strange else f"is empty: give one of {wanted}")
+        raise ConditionError(
+            pointer, unknown("entry", str(strange), kinds()) if strange else f"is empty: give one of {wanted}"
+        )
     kind = kinds()[named[0]]
     return kind(validated(kind.parameters_type, document, pointer), document, pointer)

@@ -41,7 +41,11 @@ class EventEntry(Entry):
     parameters: Parameters
     examples = [
         {"on": "Product Viewed", "where": {"category": {"in": ["shoes", "boots"]}}},
-        {"on": ["Product Added", "Product Removed", "Checkout Started"], "idle": "1h", "if": {"cart": {"not_empty": True}}},
+        {
+            "on": ["Product Added", "Product Removed", "Checkout Started"],
+            "idle": "1h",
+            "if": {"cart": {"not_empty": True}},
+        },
     ]
 
     @property

@@ -23,7 +23,9 @@ class Parameters(Strict):
     @classmethod
     def _is_cron(cls, text: str) -> str:
         if len(text.split()) != 5 or not croniter.is_valid(text):
-            raise refusal(f'is a cron line of five fields such as "0 9 * * *" (minute hour day month weekday), not {text!r}')
+            raise refusal(
+                f'is a cron line of five fields such as "0 9 * * *" (minute hour day month weekday), not {text!r}'
+            )
         try:
             next_moment(text, datetime(2024, 1, 1, tzinfo=UTC), ZoneInfo("UTC"))
         except ValueError:

@@ -197,7 +197,10 @@ class Step(ABC):
         if cls.short is None:
             return found
         alone = found["properties"][cls.short]
-        return {"anyOf": [alone, {key: item for key, item in found.items() if key != "$defs"}], "$defs": found.get("$defs", {})}
+        return {
+            "anyOf": [alone, {key: item for key, item in found.items() if key != "$defs"}],
+            "$defs": found.get("$defs", {}),
+        }
 
     @classmethod
     def template(cls, value: Any) -> str:
@@ -267,12 +270,16 @@ def kind_of(document: Any, pointer: str) -> type[Step]:
         if key in kinds():
             named.append(key)
         elif key in WAITING:
-            raise ConditionError(joined(pointer, key), f"{key} is not available: {WAITING[key]} are not part of this version")
+            raise ConditionError(
+                joined(pointer, key), f"{key} is not available: {WAITING[key]} are not part of this version"
+            )
         elif key != "id":
             raise ConditionError(joined(pointer, str(key)), unknown("step", str(key), [*kinds(), "id"]))
     if len(named) != 1:
         wanted = "one of " + ", ".join(kinds())
-        raise ConditionError(pointer, f"has several kinds ({', '.join(named)}): a step is {wanted}" if named else f"is {wanted}")
+        raise ConditionError(
+            pointer, f"has several kinds ({', '.join(named)}): a step is {wanted}" if named else f"is {wanted}"
+        )
     return kinds()[named[0]]
 
 

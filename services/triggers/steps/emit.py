@@ -47,7 +47,9 @@ class Emit(Step):
     def begin(self, here: Here) -> Answer:
         run, wanted = here.run, self.parameters
         if run.hops >= MAX_HOPS:
-            here.seen.append({"emit": wanted.event, "hops": run.hops, "left_out": "too many events of our own in a row"})
+            here.seen.append(
+                {"emit": wanted.event, "hops": run.hops, "left_out": "too many events of our own in a row"}
+            )
         elif not run.ghost:
             properties = {**filled(wanted.properties, here), "run_id": str(run.id), "rule": here.rule.name}
             here.effects.append(

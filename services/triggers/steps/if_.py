@@ -34,7 +34,9 @@ class If(Step):
         super().__init__(value, *args)
         self.document = self.plain(value)
         if not self.document:
-            raise ConditionError(self.pointer, "has no condition: write for example {cart: {not_empty: true}, then: […]}")
+            raise ConditionError(
+                self.pointer, "has no condition: write for example {cart: {not_empty: true}, then: […]}"
+            )
         if not self.branches:
             raise ConditionError(self.pointer, "has neither then nor else: nothing depends on it")
         self.condition = parse(self.document, self.pointer)

@@ -42,7 +42,10 @@ class Send(Step):
     short = "template"
     parameters_type = Parameters
     parameters: Parameters
-    examples = ["cart-reminder", {"template": "cart-last-call", "offer": "cart5", "channels": ["push", "email"], "late": "2h"}]
+    examples = [
+        "cart-reminder",
+        {"template": "cart-last-call", "offer": "cart5", "channels": ["push", "email"], "late": "2h"},
+    ]
 
     @classmethod
     def template(cls, value: Any) -> str:

@@ -21,9 +21,13 @@ class Parameters(RootModel[dict[str, dict[str, Share]]]):
     @model_validator(mode="after")
     def _one_test(self) -> Parameters:
         if len(self.root) != 1:
-            raise refusal("has one name with its shares beside `then`, such as {subject-test: {a: 50%, b: 50%}, then: {…}}")
+            raise refusal(
+                "has one name with its shares beside `then`, such as {subject-test: {a: 50%, b: 50%}, then: {…}}"
+            )
         if sum(self.shares.values()) != 1:
-            raise refusal(f"the shares make {sum(self.shares.values()):.0%} in all: they must make 100%", field=self.name)
+            raise refusal(
+                f"the shares make {sum(self.shares.values()):.0%} in all: they must make 100%", field=self.name
+            )
         return self
 
     @property
@@ -42,7 +46,9 @@ class Split(Step):
     branch_names = ("then",)
     parameters_type = Parameters
     parameters: Parameters
-    examples = [{"subject-test": {"a": "50%", "b": "50%"}, "then": {"a": [{"send": "letter-a"}], "b": [{"send": "letter-b"}]}}]
+    examples = [
+        {"subject-test": {"a": "50%", "b": "50%"}, "then": {"a": [{"send": "letter-a"}], "b": [{"send": "letter-b"}]}}
+    ]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -41,6 +41,8 @@ class WaitStep(Step):
             here.seen.append({"trait": until.trait, "looked_at": value})
             due = until.moment(value, here.zone)
             if due is None:
-                return End(f"there is no date in {until.trait} to wait for" if value is None else f"{until.trait} is no date")
+                return End(
+                    f"there is no date in {until.trait} to wait for" if value is None else f"{until.trait} is no date"
+                )
             return Wait(due) if due > here.now else Next()
         return Wait(here.now + self.parameters.duration) if self.parameters.duration else Next()

@@ -76,7 +76,9 @@ async def find_run(tx: Tx, id: UUID) -> Any | None:
 
 
 # ── deriving again ────────────────────────────────────────────────────────────────────────────────────────────────────
-async def decisions_between(tx: Tx, since: datetime, until: datetime, after: tuple[datetime, int], limit: int) -> list[Any]:
+async def decisions_between(
+    tx: Tx, since: datetime, until: datetime, after: tuple[datetime, int], limit: int
+) -> list[Any]:
     """Decisions with T in [since, until), in order of (T, seq), behind `after`."""
     return await tx.fetch(
         """

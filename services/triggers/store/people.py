@@ -86,7 +86,8 @@ async def write_runs(tx: Tx, new: Sequence[Run], changed: Sequence[tuple[Run, in
                 state::jsonb
             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::int[], $6::bool[], $7::text[],
                 $8::timestamptz[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::text[])
-                AS n(node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at, revenue, open, state)
+                AS n(node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at, revenue, open,
+                     state)
             ON CONFLICT DO NOTHING RETURNING 1
             """,
             *_columns(new, revenue),
@@ -188,9 +189,7 @@ async def write_decisions(tx: Tx, rows: Sequence[DecisionRow]) -> None:
         "effects": _json,
         "after": lambda run: None if run is None else _json(run),
     }
-    columns = [
-        [as_text.get(name, _same)(getattr(row, name)) for row in rows] for name in DecisionRow.__struct_fields__
-    ]
+    columns = [[as_text.get(name, _same)(getattr(row, name)) for row in rows] for name in DecisionRow.__struct_fields__]
     await tx.execute(
         """
         INSERT INTO triggers.decision (node, at, made_at, rule, version, run, run_before, run_after, what, why, cause, profile,

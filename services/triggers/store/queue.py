@@ -163,7 +163,10 @@ async def release_items(tx: Tx, rules: Sequence[UUID], now: datetime, limit: int
     released = await tx.fetch(
         """
         UPDATE triggers.item i SET held = false, due = greatest(i.due, $2)
-        FROM (SELECT node, id FROM triggers.item WHERE held AND rule IS NOT NULL AND rule = ANY($1::uuid[]) ORDER BY node, id LIMIT $3 FOR UPDATE) h
+        FROM (
+            SELECT node, id FROM triggers.item WHERE held AND rule IS NOT NULL AND rule = ANY($1::uuid[])
+            ORDER BY node, id LIMIT $3 FOR UPDATE
+        ) h
         WHERE i.node = h.node AND i.id = h.id RETURNING 1
         """,
         list(rules),

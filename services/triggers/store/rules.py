@@ -26,7 +26,9 @@ class RuleBook:
 
     async def read(self, tx: Tx) -> Rules:
         """Everything in force, as this transaction sees it: one statement, two when there are new documents."""
-        rows = await tx.fetch("SELECT rule, number, state, version, valid_from FROM triggers.rule_change ORDER BY rule, number")
+        rows = await tx.fetch(
+            "SELECT rule, number, state, version, valid_from FROM triggers.rule_change ORDER BY rule, number"
+        )
         changes = [Change(*row) for row in rows]
         await self._load(tx, {(change.rule, change.version) for change in changes})
         return Rules(changes, self._versions)
@@ -51,8 +53,6 @@ class RuleBook:
                 log.error("rules.unreadable", rule=str(rule), version=number, problem=str(error))
 
 
-
-
 _LIST = """
     SELECT r.id, r.name, r.kind, r.made_at, c.state, c.version, c.valid_from, v.document, v.author,
            (SELECT max(version) FROM triggers.rule_version n WHERE n.rule = r.id) AS newest
@@ -65,7 +65,10 @@ _LIST = """
 async def list_rules(tx: Tx, *, state: str | None, after: str, limit: int) -> list[Any]:
     """Rules by name behind `after`, with the newest change of each."""
     return await tx.fetch(
-        f"{_LIST} WHERE r.name > $1 AND ($2::text IS NULL OR c.state = $2) ORDER BY r.name LIMIT $3", after, state, limit
+        f"{_LIST} WHERE r.name > $1 AND ($2::text IS NULL OR c.state = $2) ORDER BY r.name LIMIT $3",
+        after,
+        state,
+        limit,
     )
 
 
@@ -142,7 +145,8 @@ async def versions_of(tx: Tx, rule: UUID, *, below: int | None, limit: int) -> l
 
 async def changes_of(tx: Tx, rule: UUID) -> list[Any]:
     return await tx.fetch(
-        "SELECT number, state, version, valid_from, author FROM triggers.rule_change WHERE rule = $1 ORDER BY number", rule
+        "SELECT number, state, version, valid_from, author FROM triggers.rule_change WHERE rule = $1 ORDER BY number",
+        rule,
     )
 
 
