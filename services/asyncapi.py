@@ -9,7 +9,8 @@ import msgspec
 
 from shared import events
 
-CHANNELS = {
+Channel = tuple[str, str, str, list[type[msgspec.Struct]]]
+CHANNELS: dict[str, Channel] = {
     events.EVENTS: (
         "origin node",
         "ingest; dispatch and triggers (feedback, emit, set, purge)",

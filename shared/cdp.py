@@ -24,7 +24,7 @@ from shared.db import Tx
 from shared.erasure import digest
 from shared.facts.cart import CartFold
 from shared.facts.consent import fold_consent
-from shared.facts.model import EventFact, Facts, Order, Refund
+from shared.facts.model import EventFact, Facts
 from shared.facts.orders import take_back_alone
 from shared.facts.state import State, decode_state, facts_of, fold_addresses, fold_traits
 from shared.identifiers import BadIdentifier, identifier
@@ -144,7 +144,8 @@ async def _fold_past(
         moment = asked[i].at
         assert moment is not None
         folded = answers[i] = fold(rows, person.profile, person.nodes, moment)
-        for thing in (*folded.orders, *folded.refunds):
+        things: list[Order | Refund] = [*folded.orders, *folded.refunds]
+        for thing in things:
             thing.lines = []
 
 
@@ -191,12 +192,14 @@ async def _add_lines(tx: Tx, asked: Sequence[FactsQuestion], answers: list[Facts
     found = await read_rows(tx, [([], asked[i].at) for i, _ in wanted], keys=keys, only_orders=True)
     for (_, answer), rows in zip(wanted, found, strict=True):
         folded = [rows.order(key) for key in rows.keys]
-        orders: dict[str, Order] = {one.order.key: one.order for one in folded if one.order is not None}
-        refunds: dict[str, Refund] = {refund.key: refund for one in folded for refund in one.refunds}
+        orders = {one.order.key: one.order for one in folded if one.order is not None}
+        refunds = {(refund.order_key, refund.key): refund for one in folded for refund in one.refunds}
+        # With READ COMMITTED somebody may have been erased since the statement before: what is gone has no lines.
         for order in answer.orders:
-            order.lines = orders[order.key].lines
+            order.lines = orders[order.key].lines if order.key in orders else []
         for refund in answer.refunds:
-            refund.lines = refunds[refund.key].lines
+            there = refunds.get((refund.order_key, refund.key))
+            refund.lines = there.lines if there is not None else []
         take_back_alone(answer.orders, answer.refunds)
 
 

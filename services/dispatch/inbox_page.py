@@ -29,13 +29,13 @@ nav a.on{background:var(--green);border-color:var(--green);color:var(--paper)}
 main{max-width:64rem;margin:1.25rem auto;padding:0 1rem}
 a{color:var(--green)}
 .list{background:var(--paper);border:1px solid var(--line);border-radius:10px;overflow:hidden}
-.row{display:grid;grid-template-columns:5.5rem minmax(0,1fr) auto;gap:.25rem 1rem;padding:.65rem 1rem;
+.row{display:grid;grid-template-columns:11rem minmax(0,1fr) auto;gap:.25rem 1rem;padding:.65rem 1rem;
 border-bottom:1px solid var(--line);color:inherit;text-decoration:none}
 .row:last-child{border:0}
 .row:hover{background:var(--back)}
 .row small,.soft{color:var(--soft)}
 .what{font-weight:600;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.tag{font-size:.8rem;padding:.05rem .5rem;border-radius:99px;border:1px solid var(--line);white-space:nowrap}
+.tag{font-size:.8rem;padding:.05rem .5rem;border-radius:99px;border:1px solid var(--line);white-space:nowrap;align-self:start}
 .sent{color:var(--green)}.withheld{color:var(--amber)}.failed,.unknown{color:var(--red)}
 .two{display:grid;grid-template-columns:minmax(0,1fr);gap:1rem}
 section{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:1rem 1.25rem}
@@ -46,7 +46,7 @@ th,td{text-align:right;padding:.3rem .5rem;border-bottom:1px solid var(--line);v
 th{font-weight:600;color:var(--soft)}
 th:first-child,td:first-child,th:last-child,td:last-child{text-align:left}
 tr.chosen td{font-weight:700;color:var(--green)}
-iframe{width:100%;height:46rem;border:1px solid var(--line);border-radius:8px;background:#fff}
+iframe{width:100%;height:38rem;resize:vertical;border:1px solid var(--line);border-radius:8px;background:#fff}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font:14px/1.55 ui-monospace,Menlo,Consolas,monospace}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.25rem 1rem;margin:0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}

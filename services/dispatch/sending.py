@@ -223,7 +223,14 @@ class Sender:
         if what is None:
             return None
         detail = result.detail or None if what != "Sent" else None
-        return feedback(one, self._prefixes[one.channel], what, f"{number}/{what.lower()}", now, detail=detail)
+        return feedback(
+            one,
+            self._prefixes.get(one.channel, one.channel.capitalize()),
+            what,
+            f"{number}/{what.lower()}",
+            now,
+            detail=detail,
+        )
 
     async def reap_loop(self) -> None:
         """Calls that never told are unknown: their provider is asked, where it can be."""

@@ -123,7 +123,8 @@ def router(context: Context) -> APIRouter:
             document["events"] = [_event(row) for row in await looking.timeline(tx, facts.nodes, None, None)]
             document["ledger"] = [_trusted(row) for row in await looking.ledger(tx, facts.nodes)]
             document["links"] = [
-                _trusted({**row, "strength": STRENGTHS[row["strength"]]}) for row in await looking.links(tx, facts.nodes)
+                _trusted({**row, "strength": STRENGTHS[row["strength"]]})
+                for row in await looking.links(tx, facts.nodes)
             ]
             return _answer(document)
 
@@ -180,7 +181,13 @@ def _addresses(facts: Facts) -> list[dict[str, Any]]:
             "status": address.status,
             "node": address.node,
             "consents": [
-                {"channel": one.channel, "topic": one.topic, "state": one.state, "at": one.at, "may_write": one.may_write}
+                {
+                    "channel": one.channel,
+                    "topic": one.topic,
+                    "state": one.state,
+                    "at": one.at,
+                    "may_write": one.may_write,
+                }
                 for one in facts.consents
                 if one.node == address.node
             ],

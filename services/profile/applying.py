@@ -12,6 +12,7 @@ from services.profile.ids import new_id
 from services.profile.intake import Incoming
 from services.profile.knowledge import Knowledge, needed_rows
 from services.profile.people import KnownNode, Person, Placed, World
+from services.profile.person_facts import PersonFacts
 from services.profile.store import locking, reading, writing
 from services.profile.wire import change_records, event_record
 from shared.bus.base import Outgoing
@@ -85,7 +86,12 @@ class Concerned:
     def _is_simple(self, one: Incoming, nodes: Mapping[UUID, KnownNode], known: Mapping[Key, Observed]) -> bool:
         """Whether all that the event says of nodes and links is known: what most events are like."""
         found, occurred_at = one.found, one.event.occurred_at
-        if found.address is not None or found.report is not None or found.refund is not None or one.confirmed is not None:
+        if (
+            found.address is not None
+            or found.report is not None
+            or found.refund is not None
+            or one.confirmed is not None
+        ):
             return False
         for node in one.nodes:
             there = nodes.get(node)
@@ -223,7 +229,7 @@ class Applying:
         who was merged and split."""
         orders = await reading.read_orders(self._tx, self._concerned.orders) if self._concerned.orders else OrderBook()
         homes = {node: person.id for person in self._people for node in person.nodes}
-        states = {person.id: person.state for person in self._people}
+        people = {person.id: PersonFacts(person.state) for person in self._people}
         known = orders.copy()
         world = World(
             nodes=self._nodes.values(),
@@ -234,7 +240,7 @@ class Applying:
             identifiers=self._concerned.identifiers,
         )
         placed = [world.place(one) for one in self._concerned.batch]
-        knowledge = await self._knowledge(world, placed, states, homes, known)
+        knowledge = await self._knowledge(world, placed, people, homes, known)
         first: set[UUID] = set()
         records: list[Outgoing] = []
         for one in placed:
@@ -251,15 +257,20 @@ class Applying:
         return records
 
     async def _knowledge(
-        self, world: World, placed: list[Placed], states: dict[UUID, bytes], homes: dict[UUID, UUID], orders: OrderBook
+        self,
+        world: World,
+        placed: list[Placed],
+        people: dict[UUID, PersonFacts],
+        homes: dict[UUID, UUID],
+        orders: OrderBook,
     ) -> Knowledge:
         addresses = self._concerned.addresses
         consents = await reading.read_consents(self._tx, addresses) if addresses else ConsentBook()
-        everything, carts = needed_rows(placed, states, world.regroupings)
+        everything, carts = needed_rows(placed, people, world.regroupings)
         since = min(one.learned_at for one in placed) - LIFETIME
         rows = await reading.read_to_fold(self._tx, everything, carts, since) if everything or carts else {}
         return Knowledge(
-            states=states,
+            people=people,
             homes=homes,
             nodes=world.nodes,
             orders=orders,

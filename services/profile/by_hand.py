@@ -55,14 +55,20 @@ class ByHand:
             await writing.write_links(tx, [self._link(_strongest(first, nodes), _strongest(second, nodes), base)])
             regrouping, records = await rearrange(tx, people, base)
             if regrouping is None:
-                raise Problem(409, "Not merged", "An identifier over its limit of links stands between the two profiles.")
+                raise Problem(
+                    409, "Not merged", "An identifier over its limit of links stands between the two profiles."
+                )
             stays = next(profile for profile, members in regrouping.after.items() if first.nodes[0] in members)
-            await self._log(tx, principal, "profile.merge", stays, {"profiles": [first.id, second.id]}, {"profile": stays})
+            await self._log(
+                tx, principal, "profile.merge", stays, {"profiles": [first.id, second.id]}, {"profile": stays}
+            )
             return stays, records
 
         return await self._by_hand(change)
 
-    async def unmerge(self, profile: UUID, nodes: Sequence[UUID], principal: Principal) -> list[tuple[UUID, list[UUID]]]:
+    async def unmerge(
+        self, profile: UUID, nodes: Sequence[UUID], principal: Principal
+    ) -> list[tuple[UUID, list[UUID]]]:
         """Parts these nodes from the others of the profile; no later observation joins them again. Returns both people:
         profile and nodes."""
 
@@ -80,7 +86,9 @@ class ByHand:
             regrouping, records = await rearrange(tx, people, base)
             assert regrouping is not None
             made = sorted((it, members) for it, members in regrouping.after.items() if set(members) & set(person.nodes))
-            await self._log(tx, principal, "profile.unmerge", person.id, {"nodes": person.nodes}, {"people": dict(made)})
+            await self._log(
+                tx, principal, "profile.unmerge", person.id, {"nodes": person.nodes}, {"people": dict(made)}
+            )
             return made, records
 
         return await self._by_hand(change)
@@ -99,7 +107,9 @@ class ByHand:
             staying = await erasing.delete_reports(tx, person.nodes, keys)
             events = await erasing.delete_people(tx, person.nodes, [person.id], at)
             book = await reading.read_orders(tx, staying)
-            await writing.write_orders(tx, {key: book.folded(key) for key in staying}, await locking.lock_orders(tx, staying))
+            await writing.write_orders(
+                tx, {key: book.folded(key) for key in staying}, await locking.lock_orders(tx, staying)
+            )
             owners = set((await locking.read_owners(tx, staying)).values())
             await refold(tx, await locking.lock_people(tx, owners), at)
             await self._log(tx, principal, "profile.erase", person.id, {"nodes": len(person.nodes)}, {"events": events})
@@ -171,7 +181,9 @@ def _parted(person: Person, nodes: Sequence[UUID]) -> tuple[list[UUID], list[UUI
         )
     if not staying:
         raise Problem(
-            422, "Nothing would stay", "These are all nodes of the profile.",
+            422,
+            "Nothing would stay",
+            "These are all nodes of the profile.",
             errors=[{"pointer": "#/nodes", "detail": "must leave at least one node to the profile"}],
         )
     if len(leaving) * len(staying) > MOST_PAIRS:

@@ -89,8 +89,7 @@ def partition(nodes: Mapping[UUID, Node], links: Collection[Link], cannot: Colle
     """
     full = over_limit(nodes, links)
     joining = [
-        link for link in links
-        if link.a in nodes and link.b in nodes and link.a not in full and link.b not in full
+        link for link in links if link.a in nodes and link.b in nodes and link.a not in full and link.b not in full
     ]
     people, connected = _People(nodes, cannot), _Forest(nodes)
     for link in sorted(joining, key=lambda one: (-one.strength, one.first_observed, one.id, one.a, one.b)):
@@ -180,7 +179,9 @@ def assign(people: Iterable[Collection[UUID]], nodes: Mapping[UUID, Node], prese
     return groups
 
 
-def heirs(before: Mapping[UUID, Collection[UUID]], groups: Iterable[Group], nodes: Mapping[UUID, Node]) -> dict[UUID, Group]:
+def heirs(
+    before: Mapping[UUID, Collection[UUID]], groups: Iterable[Group], nodes: Mapping[UUID, Node]
+) -> dict[UUID, Group]:
     """For each profile of `before` that nobody keeps: the group that has its strongest, then oldest node."""
     groups = list(groups)
     kept = {group.profile for group in groups}

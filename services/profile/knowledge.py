@@ -22,13 +22,13 @@ from shared.facts.state import NodeRow, State, address_of
 
 
 class Knowledge:
-    """The facts of all people concerned. `states`: profile → kept state; `homes`: node → profile, before the batch; `rows`:
+    """The facts of all people concerned. `people`: the facts of everybody who is stored; `homes`: node → profile, before the batch; `rows`:
     node → its rows, for the nodes that `needed_rows` named."""
 
     def __init__(
         self,
         *,
-        states: Mapping[UUID, bytes],
+        people: dict[UUID, PersonFacts],
         homes: Mapping[UUID, UUID],
         nodes: Mapping[UUID, KnownNode],
         orders: OrderBook,
@@ -36,16 +36,13 @@ class Knowledge:
         consents: ConsentBook,
         rows: Mapping[UUID, RowsOfPeople],
     ) -> None:
-        self._states, self._homes, self._nodes = states, dict(homes), nodes
+        self._people, self._homes, self._nodes = people, dict(homes), nodes
         self.orders, self._consents, self._rows = orders, consents, rows
         self.first_events = dict(first_events)
-        self._people: dict[UUID, PersonFacts] = {}
 
     def facts(self, profile: UUID) -> PersonFacts:
         """What is known of this person up to the event that was applied last."""
-        if (there := self._people.get(profile)) is None:
-            there = self._people[profile] = PersonFacts(self._states.get(profile))
-        return there
+        return self._people[profile]
 
     def changed(self) -> dict[UUID, PersonFacts]:
         """The people whose state is no longer the one that is kept."""
@@ -126,9 +123,7 @@ class Knowledge:
     # ── people who changed ─────────────────────────────────────────────────────────────────────────────────────────
     def regroup(self, regrouping: Regrouping) -> None:
         """Makes the facts of people who were merged or parted."""
-        made = {
-            profile: self._made_of(profile, nodes, regrouping) for profile, nodes in regrouping.after.items()
-        }
+        made = {profile: self._made_of(profile, nodes, regrouping) for profile, nodes in regrouping.after.items()}
         for profile in regrouping.before:
             self._people.pop(profile, None)
         self._people.update(made)
@@ -198,9 +193,12 @@ def is_whole(nodes: Iterable[UUID], sources: list[UUID], before: Mapping[UUID, l
 
 
 def needed_rows(
-    placed: Iterable[Placed], states: Mapping[UUID, bytes], regroupings: Iterable[Regrouping]
+    placed: Iterable[Placed], people: dict[UUID, PersonFacts], regroupings: Iterable[Regrouping]
 ) -> tuple[set[UUID], set[UUID]]:
-    """The nodes whose rows are needed to apply these events: (all rows, only those of the cart)."""
+    """The nodes whose rows are needed to apply these events: (all rows, only those of the cart).
+
+    :param people: the facts of everybody who is stored, which are only looked at
+    """
     everything: set[UUID] = set()
     for regrouping in regroupings:
         for nodes in regrouping.after.values():
@@ -212,7 +210,7 @@ def needed_rows(
 
     def last_of(profile: UUID) -> tuple[datetime, UUID] | None:
         if profile not in last:
-            last[profile] = PersonFacts(states.get(profile)).cart.last
+            last[profile] = people[profile].cart.last if profile in people else None
         return last[profile]
 
     for one in placed:

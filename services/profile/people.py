@@ -266,7 +266,12 @@ class World:
         return regrouping
 
     def _settle(
-        self, profile: UUID, group: Group, scope: Mapping[UUID, KnownNode], at: datetime, before: Mapping[UUID, list[UUID]]
+        self,
+        profile: UUID,
+        group: Group,
+        scope: Mapping[UUID, KnownNode],
+        at: datetime,
+        before: Mapping[UUID, list[UUID]],
     ) -> None:
         """Makes or changes one person's row, and notes who moved."""
         first_seen = min(scope[node].first_seen for node in group.nodes)
@@ -278,7 +283,9 @@ class World:
                 self.changed.add(node)
         person = self.people.get(profile)
         if person is None:
-            self.people[profile] = Person(profile, profile, list(group.nodes), at, first_seen, stored=False, regrouped=True)
+            self.people[profile] = Person(
+                profile, profile, list(group.nodes), at, first_seen, stored=False, regrouped=True
+            )
             return
         self.people[profile] = msgspec.structs.replace(
             person, nodes=list(group.nodes), last=at, first_seen=first_seen, regrouped=True

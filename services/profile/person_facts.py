@@ -58,7 +58,18 @@ class FactsWire(msgspec.Struct, kw_only=True, omit_defaults=True):
 class PersonFacts:
     """What is known of one person. `changed`: the kept state is no longer this."""
 
-    __slots__ = ("_cart", "_cart_at", "_cart_raw", "_cart_until", "_dirty", "_kept", "_read", "_traits_raw", "changed", "zone")
+    __slots__ = (
+        "_cart",
+        "_cart_at",
+        "_cart_raw",
+        "_cart_until",
+        "_dirty",
+        "_kept",
+        "_read",
+        "_traits_raw",
+        "changed",
+        "zone",
+    )
 
     def __init__(self, state: bytes | None) -> None:
         self._kept: Sections = decode_sections(state) if state else Sections()
@@ -171,14 +182,17 @@ class PersonFacts:
         """The consents of one address."""
         consents = self._section("consents", _consents, [])
         consents[:] = sorted(
-            [*(one for one in consents if one.node != node), *folded], key=lambda one: (one.channel, one.node, one.topic)
+            [*(one for one in consents if one.node != node), *folded],
+            key=lambda one: (one.channel, one.node, one.topic),
         )
         self._changed("consents")
 
     def set_address(self, address: Address) -> None:
         """An address with its status."""
         addresses = self._section("addresses", _addresses, [])
-        addresses[:] = sorted([*(one for one in addresses if one.node != address.node), address], key=lambda one: one.node)
+        addresses[:] = sorted(
+            [*(one for one in addresses if one.node != address.node), address], key=lambda one: one.node
+        )
         self._changed("addresses")
 
     # ── out ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -71,7 +71,7 @@ async def _knowledge(tx: Tx, people: Collection[Person], world: World, regroupin
                 folded.update(nodes)
     since = regrouping.at - LIFETIME if regrouping is not None else None
     return Knowledge(
-        states={person.id: person.state for person in people},
+        people={person.id: PersonFacts(person.state) for person in people},
         homes={node: person.id for person in people for node in person.nodes},
         nodes=world.nodes,
         orders=OrderBook(),
@@ -79,8 +79,6 @@ async def _knowledge(tx: Tx, people: Collection[Person], world: World, regroupin
         consents=ConsentBook(),
         rows=await reading.read_to_fold(tx, folded, (), since) if folded and since is not None else {},
     )
-
-
 
 
 async def refold(tx: Tx, people: Collection[Person], at: datetime) -> None:

@@ -76,12 +76,16 @@ profile = Table(
     "profile",
     metadata,
     Column("id", Uuid, primary_key=True, comment="never reused"),
-    Column("component", Uuid, nullable=False, comment="profiles whose nodes are connected by any link share it: one lock"),
+    Column(
+        "component", Uuid, nullable=False, comment="profiles whose nodes are connected by any link share it: one lock"
+    ),
     Column("nodes", ARRAY(Uuid), nullable=False, comment="present nodes, sorted"),
     _time("last_learned_at"),
     _time("first_seen"),
     Column("timezone", Text, comment="the trait, if it is an IANA zone"),
-    Column("state", LargeBinary, nullable=False, comment="JSON of shared.facts.state.State: the fold of the nodes' rows"),
+    Column(
+        "state", LargeBinary, nullable=False, comment="JSON of shared.facts.state.State: the fold of the nodes' rows"
+    ),
     Index("profile_by_component", "component"),
     postgresql_with={"fillfactor": "70"},
 )
@@ -173,7 +177,9 @@ cart_op = Table(
     Column("id", Uuid, primary_key=True, comment="the event"),
     Column("kind", Text, nullable=False, comment="add | remove | view | order"),
     Column("order_key", Text),
-    Column("items", JSONB, nullable=False, comment="[{product_id, quantity, price, product}, …]; quantity null: all of it"),
+    Column(
+        "items", JSONB, nullable=False, comment="[{product_id, quantity, price, product}, …]; quantity null: all of it"
+    ),
     _time("learned_at"),
 )
 
@@ -230,7 +236,12 @@ refund = Table(
     Column("order_key", BINARY, primary_key=True),
     Column("event", Uuid, primary_key=True),
     Column("node", Uuid, nullable=False),
-    Column("refund_key", BINARY, nullable=False, comment="the shop's own refund id, or the event: two reports are one refund"),
+    Column(
+        "refund_key",
+        BINARY,
+        nullable=False,
+        comment="the shop's own refund id, or the event: two reports are one refund",
+    ),
     Column("trust", SmallInteger, nullable=False),
     _time("at"),
     _time("learned_at"),

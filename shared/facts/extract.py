@@ -287,8 +287,15 @@ def _consents(event: Event) -> tuple[UUID | None, list[ConsentRow]]:
     proof = {name: value for name, value in properties.items() if name not in ("channel", "address", "topics")}
     rows = [
         ConsentRow(
-            node=node, channel=channel, topic=topic, id=event.id, state=state, at=event.occurred_at, origin=event.origin,
-            trust=trust, proof=proof,
+            node=node,
+            channel=channel,
+            topic=topic,
+            id=event.id,
+            state=state,
+            at=event.occurred_at,
+            origin=event.origin,
+            trust=trust,
+            proof=proof,
         )
         for topic in dict.fromkeys(topics)
     ]
@@ -306,5 +313,3 @@ def address_node_of(event: Event) -> UUID:
         if one.value.casefold() == address:
             return one.node
     return of_kind[0].node if of_kind else event.origin
-
-

@@ -7,6 +7,7 @@ import random
 import time
 from datetime import timedelta
 from typing import Any
+from uuid import NAMESPACE_DNS
 
 import asyncpg
 
@@ -22,7 +23,7 @@ from tests.support.databases import cloned, make_template, temporary_server
 
 PEOPLE = 100_000
 BATCH = 1000
-SOURCE = node_id(event_id(__import__("uuid").NAMESPACE_DNS, "bench"), "source", "bench")
+SOURCE = node_id(event_id(NAMESPACE_DNS, "bench"), "source", "bench")
 
 
 def make_events(context: Context, count: int, hot: bool, seed: int) -> list[Outgoing]:

@@ -131,13 +131,13 @@ class TestEveryAdapter:
         await harness.adapter.send(exchange(harness.adapter, start_by=StartBy(1.0, clock)))
         assert looked and set(looked) == {0}
 
-    async def test_that_says_it_may_be_repeated_reaches_the_person_once(self, harness: Harness) -> None:
-        if not harness.adapter.repeatable:
-            pytest.skip(f"{harness.adapter.name} does not say so")
-        message = uuid4()
-        for _ in range(2):
-            assert (await harness.adapter.send(exchange(harness.adapter, message))).outcome == "sent"
-        assert harness.arrived() == [str(message)]
+    @pytest.mark.parametrize("name", sorted(name for name, kind in FOUND.items() if kind.repeatable))
+    async def test_that_says_it_may_be_repeated_reaches_the_person_once(self, name: str, tmp_path: Path) -> None:
+        async with harness_of(name, tmp_path) as harness:
+            message = uuid4()
+            for _ in range(2):
+                assert (await harness.adapter.send(exchange(harness.adapter, message))).outcome == "sent"
+            assert harness.arrived() == [str(message)]
 
     async def test_cannot_be_made_to_send_more_than_it_was_given(self, harness: Harness) -> None:
         nasty = Rendered(text="x\n.\nMAIL FROM:<a@b>\n", subject="a b", urls={})
@@ -170,6 +170,10 @@ class TestTheRegistry:
     def test_the_row_may_name_another_adapter(self) -> None:
         found = serving(find(), "email", "inbox-email", load(smtp_url="smtp://127.0.0.1:25"))
         assert found is not None and found.name == "inbox-email"
+
+    def test_an_adapter_whose_settings_are_gone_serves_nothing(self) -> None:
+        assert serving(find(), "email", "smtp", load()) is None
+        assert serving(find(), "email", "inbox-sms", load()) is None
 
     def test_an_adapter_in_another_folder_is_found_by_its_folder(self) -> None:
         assert "pager" in find([PLUGINS]) and "pager" not in find()

@@ -25,7 +25,9 @@ STREAMS = Path(__file__).resolve().parents[3] / "shared" / "data" / "otto_sample
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TOPICS = ["marketing"]
 
-pytestmark = pytest.mark.skipif(not STREAMS.exists(), reason=f"LOUD: {STREAMS} is not there; click streams are not checked")
+pytestmark = pytest.mark.skipif(
+    not STREAMS.exists(), reason=f"LOUD: {STREAMS} is not there; click streams are not checked"
+)
 
 
 def live_events() -> list[dict[str, Any]]:
@@ -84,7 +86,9 @@ async def lived(
 
 async def first_letters_wanted(server: VirtualServer) -> dict[int, list[int]]:
     """Session → the moments, in milliseconds since 1970, at which the first letter of a run was wanted."""
-    first_step = (await server.http.get("/v1/rules/abandoned-cart", headers=server.bearer)).json()["document"]["steps"][0]["id"]
+    first_step = (await server.http.get("/v1/rules/abandoned-cart", headers=server.bearer)).json()["document"]["steps"][
+        0
+    ]["id"]
     session_of = {}
     for profile in await server.list("/v1/profiles"):
         user = next(one["value"] for one in profile["identifiers"] if one["kind"] == "user_id")

@@ -57,9 +57,7 @@ async def test_an_order_in_another_currency_is_kept_and_counts_when_it_is_mended
     await shop.heard(profile, "Order Completed")
     figures = (await shop.known(user_id=maria.user_id))["figures"]
     assert (figures["orders"], figures["total"]) == (1, 2400)
-    again = await shop.call(
-        "POST", f"/v1/dead-letters/{letter['id']}/replay", headers=shop.bearer
-    )
+    again = await shop.call("POST", f"/v1/dead-letters/{letter['id']}/replay", headers=shop.bearer)
     assert again.status_code == 409, "a letter is taken once"
 
 

@@ -85,7 +85,9 @@ async def test_what_was_known_at_a_moment_is_found_again_later(database: Databas
             persons = await people(tx)
             asked = [cdp.FactsQuestion(node=nodes[0], names=cdp.ALL_NAMES) for nodes in persons.values()]
             now = await cdp.facts(tx, asked)
-            last = max(facts.last_learned_at for facts in now if facts is not None and facts.last_learned_at is not None)
+            last = max(
+                facts.last_learned_at for facts in now if facts is not None and facts.last_learned_at is not None
+            )
             noted += [
                 (msgspec.structs.replace(question, at=last), without_moment(facts))
                 for question, facts in zip(asked, now, strict=True)
@@ -99,7 +101,9 @@ async def test_nobody_had_the_node_before_it_was_learned(database: Database) -> 
     await Feed(database)(event("Product Viewed", "m", at=10, ids={"anonymous_id": "a"}))
     asked = node("anonymous_id", "a")
     found = await facts_of(
-        database, cdp.FactsQuestion(node=asked, at=seconds(10)), cdp.FactsQuestion(node=asked, at=seconds(10) - MICROSECOND)
+        database,
+        cdp.FactsQuestion(node=asked, at=seconds(10)),
+        cdp.FactsQuestion(node=asked, at=seconds(10) - MICROSECOND),
     )
     assert found[0] is not None
     assert found[1] is None
@@ -115,7 +119,9 @@ async def test_a_question_about_a_stranger_has_no_answer(database: Database) -> 
 
 async def test_the_other_services_read_through_views_alone(database: Database, reader: Database) -> None:
     await Feed(database)(event("Order Completed", "m", ids={"user_id": "u"}, properties={"order_id": "o", "total": 5}))
-    (facts,) = await facts_of(reader, cdp.FactsQuestion(node=node("user_id", "u"), names=frozenset({"Order Completed"})))
+    (facts,) = await facts_of(
+        reader, cdp.FactsQuestion(node=node("user_id", "u"), names=frozenset({"Order Completed"}))
+    )
     assert facts is not None
     assert facts.orders[0].total == D(5)
     assert [(it.name, it.first, it.order_key) for it in facts.events] == [("Order Completed", True, "o")]
@@ -131,15 +137,18 @@ async def test_people_of_says_whose_a_node_was(database: Database) -> None:
     await feed(event("Identify", "m3", at=3, ids={"user_id": "u", "anonymous_id": "a"}, trust="signed"))
     anonymous, user = node("anonymous_id", "a"), node("user_id", "u")
     async with database.transaction() as tx:
-        before, after, now = await cdp.people_of(tx, [(anonymous, seconds(2)), (anonymous, seconds(3)), (anonymous, None)])
+        before, after, now = await cdp.people_of(
+            tx, [(anonymous, seconds(2)), (anonymous, seconds(3)), (anonymous, None)]
+        )
         assert before is not None
         assert after is not None
         assert before.nodes == [anonymous]
         assert after.nodes == sorted([anonymous, user])
         assert now == after
         assert await cdp.current_profiles(tx, [before.profile, after.profile]) == {
-            before.profile: after.profile, after.profile: after.profile,
-        }  # fmt: skip
+            before.profile: after.profile,
+            after.profile: after.profile,
+        }
 
 
 async def test_together_are_all_who_ever_shared_a_profile_in_that_time_transitively(database: Database) -> None:
@@ -148,7 +157,12 @@ async def test_together_are_all_who_ever_shared_a_profile_in_that_time_transitiv
     await feed(event("Identify", "m2", at=2, ids={"card": "c", "phone": "+79161234567"}))
     await feed(event("Identify", "m3", at=3, ids={"user_id": "u", "card": "c"}))
     await feed(event("Product Viewed", "m4", at=4, ids={"anonymous_id": "stranger"}))
-    user, mail, card, phone = node("user_id", "u"), node("email", "a@example.com"), node("card", "c"), node("phone", "+79161234567")
+    user, mail, card, phone = (
+        node("user_id", "u"),
+        node("email", "a@example.com"),
+        node("card", "c"),
+        node("phone", "+79161234567"),
+    )
     async with database.transaction() as tx:
         early, late = await cdp.together(tx, [(mail, seconds(1), seconds(2)), (mail, seconds(2.5), seconds(9))])
     assert early == sorted([user, mail])
@@ -167,7 +181,9 @@ async def test_events_of_are_in_the_order_of_learning_and_within_the_bounds(data
             [
                 cdp.EventsQuestion(nodes=nodes, names=cdp.ALL_NAMES),
                 cdp.EventsQuestion(nodes=nodes, names=frozenset({"Product Viewed"})),
-                cdp.EventsQuestion(nodes=nodes, names=cdp.ALL_NAMES, learned_after=seconds(0), learned_until=seconds(2)),
+                cdp.EventsQuestion(
+                    nodes=nodes, names=cdp.ALL_NAMES, learned_after=seconds(0), learned_until=seconds(2)
+                ),
             ],
         )
     assert [it.properties["n"] for it in everything] == [0, 1, 2, 3]
@@ -198,17 +214,25 @@ async def test_the_number_of_statements_does_not_depend_on_how_many_are_asked(da
     feed = Feed(database)
     await feed(
         *(
-            event("Order Completed", f"m{n}", at=n, ids={"user_id": f"u-{n}"}, properties={"order_id": n, "total": 5, "products": [{"product_id": "p"}]})
+            event(
+                "Order Completed",
+                f"m{n}",
+                at=n,
+                ids={"user_id": f"u-{n}"},
+                properties={"order_id": n, "total": 5, "products": [{"product_id": "p"}]},
+            )
             for n in range(60)
         )
-    )  # fmt: skip
+    )
 
     async def count(number: int) -> int:
         statements: list[str] = []
         async with database.transaction() as tx:
             tx.add_query_logger(lambda record: statements.append(record.query))
             questions = [
-                cdp.FactsQuestion(node=node("user_id", f"u-{n}"), at=seconds(n - 0.5) if n % 2 else None, names=cdp.ALL_NAMES)
+                cdp.FactsQuestion(
+                    node=node("user_id", f"u-{n}"), at=seconds(n - 0.5) if n % 2 else None, names=cdp.ALL_NAMES
+                )
                 for n in range(number)
             ]
             await cdp.facts(tx, [*questions, *(msgspec.structs.replace(it, at=seconds(99)) for it in questions)])
@@ -218,9 +242,19 @@ async def test_the_number_of_statements_does_not_depend_on_how_many_are_asked(da
 
 
 async def test_an_identifier_is_found_as_a_person_writes_it(database: Database) -> None:
-    await Feed(database)(event("Identify", "m", ids={"user_id": "u", "email": "anna@example.com", "phone": "+79161234567"}))
-    asked = [("email", " Anna@Example.COM "), ("phone", "8 916 123-45-67"), ("email", "not an address"), ("user_id", "U")]
+    await Feed(database)(
+        event("Identify", "m", ids={"user_id": "u", "email": "anna@example.com", "phone": "+79161234567"})
+    )
+    asked = [
+        ("email", " Anna@Example.COM "),
+        ("phone", "8 916 123-45-67"),
+        ("email", "not an address"),
+        ("user_id", "U"),
+    ]
     async with database.transaction() as tx:
         assert await cdp.nodes_by_identifier(tx, NAMESPACE, "RU", asked) == [
-            node("email", "anna@example.com"), node("phone", "+79161234567"), None, None,
-        ]  # fmt: skip
+            node("email", "anna@example.com"),
+            node("phone", "+79161234567"),
+            None,
+            None,
+        ]

@@ -135,7 +135,8 @@ VALUES_OF_IDS = {
 ADDRESS_OF = {"email": "email", "sms": "phone"}
 
 
-# Days before T, on both sides of being late (never with two orders): after 17 days with gaps of 10, after 30 with gaps of 20, 18 with 2 and 20.
+# Days before T, on both sides of being late, which two orders never are: after 17 days with gaps of
+# 10, after 30 with gaps of 20, after 18 with gaps of 2 and 20.
 RHYTHMS = [(300, 200), (37, 27, 17), (38, 28, 18), (70, 50, 30), (71, 51, 31), (40, 38, 18), (41, 39, 19)]
 
 

@@ -16,7 +16,15 @@ from shared.consumer import Applied
 from shared.db import Database
 from shared.erasure import erase
 from shared.errors import Permanent
-from shared.events import HISTORY, ProfileEvent, ProfileMerged, ProfileRecord, ProfileSplit, decode_profile_record, encode
+from shared.events import (
+    HISTORY,
+    ProfileEvent,
+    ProfileMerged,
+    ProfileRecord,
+    ProfileSplit,
+    decode_profile_record,
+    encode,
+)
 from shared.facts.model import Facts
 from shared.identifiers import DEGREE_LIMIT
 from tests.support.hostile import BROKEN_VALUES
@@ -67,10 +75,24 @@ async def test_annas_day(database: Database, feed: Feed) -> None:
     card = event("Identify", "s-2", at=-8000, ids={"user_id": "u-9", "card": "c-5"})
     await feed(server, card)
     (cart,) = events_of(
-        await feed(event("Product Added", "m-1", ids={"anonymous_id": "a-77"}, trust="public", properties={"product_id": "p-1", "price": 1500}))
-    )  # fmt: skip
+        await feed(
+            event(
+                "Product Added",
+                "m-1",
+                ids={"anonymous_id": "a-77"},
+                trust="public",
+                properties={"product_id": "p-1", "price": 1500},
+            )
+        )
+    )
     assert cart.facts.cart.total == D(1500)
-    login = event("Identify", "m-2", at=1200, ids={"user_id": "u-9", "anonymous_id": "a-77", "email": "anna@example.com"}, trust="signed")
+    login = event(
+        "Identify",
+        "m-2",
+        at=1200,
+        ids={"user_id": "u-9", "anonymous_id": "a-77", "email": "anna@example.com"},
+        trust="signed",
+    )
     merged, _, seen = records(await feed(login))
     assert isinstance(merged, ProfileMerged)
     assert isinstance(seen, ProfileEvent)
@@ -78,9 +100,19 @@ async def test_annas_day(database: Database, feed: Feed) -> None:
     assert seen.facts.cart.total == D(1500)
     assert [(it.value, it.status) for it in seen.facts.addresses] == [("anna@example.com", "asserted")]
     till = event(
-        "Order Completed", "t-1", at=2400, ids={"card": "c-5"},
-        properties={"store_id": "shop-1", "terminal_id": "2", "receipt_id": "881", "channel": "pos", "total": 1500, "products": [{"product_id": "p-1", "quantity": 1, "price": 1500}]},
-    )  # fmt: skip
+        "Order Completed",
+        "t-1",
+        at=2400,
+        ids={"card": "c-5"},
+        properties={
+            "store_id": "shop-1",
+            "terminal_id": "2",
+            "receipt_id": "881",
+            "channel": "pos",
+            "total": 1500,
+            "products": [{"product_id": "p-1", "quantity": 1, "price": 1500}],
+        },
+    )
     feed.now = seconds(3900)
     (order,) = events_of(await feed(till))
     assert (order.learned_at, order.order_key, order.first) == (seconds(2400), "shop-1/2/881", True)
@@ -92,14 +124,31 @@ async def test_annas_day(database: Database, feed: Feed) -> None:
 
 
 async def test_an_address_that_only_a_website_named_is_claimed(database: Database, feed: Feed) -> None:
-    await feed(event("Identify", "m", ids={"anonymous_id": "a", "email": "x@example.com"}, trust="public", traits={"email": "x@example.com"}))
+    await feed(
+        event(
+            "Identify",
+            "m",
+            ids={"anonymous_id": "a", "email": "x@example.com"},
+            trust="public",
+            traits={"email": "x@example.com"},
+        )
+    )
     found = await facts(database, "anonymous_id", "a")
     assert [(it.value, it.status) for it in found.addresses] == [("x@example.com", "claimed")]
 
 
 async def test_a_website_does_not_override_what_the_server_said(database: Database, feed: Feed) -> None:
     await feed(event("Identify", "m1", at=1, ids={"user_id": "u", "anonymous_id": "a"}, traits={"city": "Kazan"}))
-    await feed(event("Identify", "m2", at=9, ids={"anonymous_id": "a"}, trust="public", traits={"city": "Elsewhere", "pet": "cat"}))
+    await feed(
+        event(
+            "Identify",
+            "m2",
+            at=9,
+            ids={"anonymous_id": "a"},
+            trust="public",
+            traits={"city": "Elsewhere", "pet": "cat"},
+        )
+    )
     assert (await facts(database, "user_id", "u")).traits == {"city": "Kazan", "pet": "cat"}
 
 
@@ -134,7 +183,9 @@ async def test_a_repeat_takes_effect_once_and_another_body_is_a_conflict(databas
 
 
 async def test_the_counts_of_a_batch_add_up(feed: Feed) -> None:
-    batch = [event("Product Viewed", f"m{n % 7}", ids={"anonymous_id": "a"}, properties={"n": n % 9}) for n in range(30)]
+    batch = [
+        event("Product Viewed", f"m{n % 7}", ids={"anonymous_id": "a"}, properties={"n": n % 9}) for n in range(30)
+    ]
     applied = await feed(*batch)
     assert applied.applied + applied.repeated + applied.conflicting + applied.erased == 30
     assert applied.applied == 7
@@ -169,29 +220,55 @@ async def test_received_at_is_never_later_than_now(database: Database, feed: Fee
 async def test_an_event_is_learned_after_the_marks_made_before_it_came(database: Database, feed: Feed) -> None:
     async with database.connection() as connection:
         await connection.execute(
-            "INSERT INTO platform.mark (f, epoch, ends) VALUES ($1, 'epoch', '{1,0}'), ($2, 'epoch', '{2,0}')", seconds(100), seconds(200)
+            "INSERT INTO platform.mark (f, epoch, ends) VALUES ($1, 'epoch', '{1,0}'), ($2, 'epoch', '{2,0}')",
+            seconds(100),
+            seconds(200),
         )
     applied = await feed(*(event("Product Viewed", f"m{n}", at=n, ids={"user_id": f"u{n}"}) for n in range(3)))
-    assert [it.learned_at for it in events_of(applied)] == [seconds(0), seconds(100) + MICROSECOND, seconds(200) + MICROSECOND]
+    assert [it.learned_at for it in events_of(applied)] == [
+        seconds(0),
+        seconds(100) + MICROSECOND,
+        seconds(200) + MICROSECOND,
+    ]
 
 
-async def test_history_is_learned_now_and_after_the_latest_mark_and_publishes_only_who_merged(database: Database) -> None:
+async def test_history_is_learned_now_and_after_the_latest_mark_and_publishes_only_who_merged(
+    database: Database,
+) -> None:
     async with database.connection() as connection:
-        await connection.execute("INSERT INTO platform.mark (f, epoch, ends) VALUES ($1, 'epoch', '{0,0}')", seconds(5000))
+        await connection.execute(
+            "INSERT INTO platform.mark (f, epoch, ends) VALUES ($1, 'epoch', '{0,0}')", seconds(5000)
+        )
     feed = Feed(database, topic=HISTORY)
     feed.now = seconds(100)
-    await feed(event("Order Completed", "h1", at=1, ids={"user_id": "u"}, properties={"order_id": "o", "total": 7}, history=True))
+    await feed(
+        event(
+            "Order Completed", "h1", at=1, ids={"user_id": "u"}, properties={"order_id": "o", "total": 7}, history=True
+        )
+    )
     await feed(event("Product Viewed", "h2", at=2, ids={"card": "c"}, history=True))
     applied = await feed(event("Identify", "h3", at=3, ids={"user_id": "u", "card": "c"}, history=True))
     assert {type(it) for it in records(applied)} == {ProfileMerged}
     found = await facts(database, "card", "c")
-    assert found.last_learned_at == seconds(5000) + 3 * MICROSECOND or found.last_learned_at == seconds(5000) + 2 * MICROSECOND
+    assert (
+        found.last_learned_at == seconds(5000) + 3 * MICROSECOND
+        or found.last_learned_at == seconds(5000) + 2 * MICROSECOND
+    )
     assert [(it.total, it.history) for it in found.orders] == [(D(7), True)]
 
 
 # ── orders ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-async def test_three_reports_of_one_order_are_one_order_and_one_of_them_is_first(database: Database, feed: Feed) -> None:
-    browser = event("Order Completed", "b", at=1, ids={"anonymous_id": "a"}, trust="public", properties={"order_id": "o", "total": 1})
+async def test_three_reports_of_one_order_are_one_order_and_one_of_them_is_first(
+    database: Database, feed: Feed
+) -> None:
+    browser = event(
+        "Order Completed",
+        "b",
+        at=1,
+        ids={"anonymous_id": "a"},
+        trust="public",
+        properties={"order_id": "o", "total": 1},
+    )
     server = event("Order Completed", "s", at=2, ids={"user_id": "u"}, properties={"order_id": "o", "total": 99.5})
     nightly = event("Order Completed", "n", at=3, ids={"card": "c"}, properties={"order_id": " o ", "total": 99.5})
     flags = []
@@ -222,18 +299,39 @@ async def test_a_refund_may_come_before_its_order_and_from_elsewhere(database: D
 
 async def test_an_order_in_another_currency_is_the_records_own_fault(feed: Feed) -> None:
     with pytest.raises(Permanent) as problem:
-        await feed(event("Order Completed", "m", ids={"user_id": "u"}, properties={"order_id": "o", "total": 5, "currency": "USD"}))
+        await feed(
+            event(
+                "Order Completed",
+                "m",
+                ids={"user_id": "u"},
+                properties={"order_id": "o", "total": 5, "currency": "USD"},
+            )
+        )
     assert problem.value.pointer == "/properties/currency"
 
 
 # ── people change ──────────────────────────────────────────────────────────────────────────────────────────────────────
 async def test_an_earlier_link_that_arrives_late_splits_a_person(database: Database, feed: Feed) -> None:
-    await feed(event("Product Added", "m1", at=9, ids={"anonymous_id": "a"}, trust="public", properties={"product_id": "p"}))
+    await feed(
+        event("Product Added", "m1", at=9, ids={"anonymous_id": "a"}, trust="public", properties={"product_id": "p"})
+    )
     await feed(event("Identify", "m2", at=50, ids={"user_id": "anna", "anonymous_id": "a"}, traits={"name": "Anna"}))
-    applied = await feed(event("Identify", "m3", at=20, received=60, ids={"user_id": "boris", "anonymous_id": "a"}, traits={"name": "Boris"}))
+    applied = await feed(
+        event(
+            "Identify",
+            "m3",
+            at=20,
+            received=60,
+            ids={"user_id": "boris", "anonymous_id": "a"},
+            traits={"name": "Boris"},
+        )
+    )
     split = [it for it in records(applied) if isinstance(it, ProfileSplit)]
     assert {tuple(it.nodes) for it in split} == {(node("anonymous_id", "a"),)}
-    assert {key.key for key in applied.publish[:2]} == {str(split[0].profile).encode(), str(split[0].new_profile).encode()}
+    assert {key.key for key in applied.publish[:2]} == {
+        str(split[0].profile).encode(),
+        str(split[0].new_profile).encode(),
+    }
     anna, boris = await facts(database, "user_id", "anna"), await facts(database, "user_id", "boris")
     assert (anna.traits, anna.cart.items) == ({"name": "Anna"}, [])
     assert (boris.traits, [it.product_id for it in boris.cart.items]) == ({"name": "Boris"}, ["p"])
@@ -246,7 +344,9 @@ async def test_an_earlier_link_that_arrives_late_splits_a_person(database: Datab
 async def test_crossing_the_limit_of_links_parts_everybody(database: Database, feed: Feed) -> None:
     limit = DEGREE_LIMIT["phone"]
     shop = "+74950000000"
-    await feed(*(event("Identify", f"m{n}", at=n, ids={"email": f"{n}@example.com", "phone": shop}) for n in range(limit)))
+    await feed(
+        *(event("Identify", f"m{n}", at=n, ids={"email": f"{n}@example.com", "phone": shop}) for n in range(limit))
+    )
     async with database.transaction() as tx:
         assert len(await people(tx)) == 1
     await feed(event("Identify", "one more", at=99, ids={"email": "more@example.com", "phone": shop}))
@@ -259,8 +359,12 @@ async def test_crossing_the_limit_of_links_parts_everybody(database: Database, f
     assert await membership_faults(database) == []
 
 
-async def test_an_alias_of_the_server_joins_two_user_ids_and_a_websites_does_not(database: Database, feed: Feed) -> None:
-    await feed(event("Identify", "m1", at=1, ids={"user_id": "old"}), event("Identify", "m2", at=2, ids={"user_id": "new"}))
+async def test_an_alias_of_the_server_joins_two_user_ids_and_a_websites_does_not(
+    database: Database, feed: Feed
+) -> None:
+    await feed(
+        event("Identify", "m1", at=1, ids={"user_id": "old"}), event("Identify", "m2", at=2, ids={"user_id": "new"})
+    )
     pair = [("user_id", "new"), ("user_id", "old")]
     await feed(event("Alias", "m3", at=3, ids=[*pair, ("anonymous_id", "x")], trust="public", type="alias"))
     assert node("user_id", "old") not in (await facts(database, "user_id", "new")).nodes
@@ -273,7 +377,11 @@ async def test_profile_ids_are_never_reused(database: Database, feed: Feed) -> N
     for turn in range(4):
         # each time an earlier observation takes the browser over
         user = ["anna", "boris"][turn % 2]
-        await feed(event("Identify", f"m{turn}", at=100 - turn, received=200 + turn, ids={"user_id": user, "anonymous_id": "a"}))
+        await feed(
+            event(
+                "Identify", f"m{turn}", at=100 - turn, received=200 + turn, ids={"user_id": user, "anonymous_id": "a"}
+            )
+        )
         async with database.transaction() as tx:
             seen |= set(await people(tx))
             aliases = {row["old"] for row in await tx.fetch("SELECT old FROM profile.profile_alias")}
@@ -282,7 +390,9 @@ async def test_profile_ids_are_never_reused(database: Database, feed: Feed) -> N
 
 
 # ── erasure, purge ─────────────────────────────────────────────────────────────────────────────────────────────────────
-async def test_what_occurred_before_an_erasure_is_dropped_and_what_comes_later_starts_anew(database: Database, feed: Feed) -> None:
+async def test_what_occurred_before_an_erasure_is_dropped_and_what_comes_later_starts_anew(
+    database: Database, feed: Feed
+) -> None:
     async with database.transaction() as tx:
         await erase(tx, SECRET, [node("email", "gone@example.com")], seconds(100))
     before = event("Identify", "m1", at=50, received=150, ids={"user_id": "u", "email": "gone@example.com"})
@@ -304,21 +414,33 @@ async def test_our_own_events_about_somebody_erased_are_dropped(database: Databa
 
 def requested(message: str, at: float) -> Any:
     return event(
-        "Subscription Requested", message, at=at, ids={"anonymous_id": "a", "email": "typo@example.com"}, trust="public",
-        traits={"email": "typo@example.com"}, properties={"channel": "email", "address": "typo@example.com", "topics": ["news"]},
-    )  # fmt: skip
+        "Subscription Requested",
+        message,
+        at=at,
+        ids={"anonymous_id": "a", "email": "typo@example.com"},
+        trust="public",
+        traits={"email": "typo@example.com"},
+        properties={"channel": "email", "address": "typo@example.com", "topics": ["news"]},
+    )
 
 
 def purge_event(message: str, at: float) -> Any:
     return event(
-        "Contact Purged", message, at=at, ids=[], origin=node("email", "typo@example.com"), trust="internal",
+        "Contact Purged",
+        message,
+        at=at,
+        ids=[],
+        origin=node("email", "typo@example.com"),
+        trust="internal",
         properties={"channel": "email", "address": "typo@example.com", "reason": "never confirmed"},
-    )  # fmt: skip
+    )
 
 
 async def test_a_purged_contact_is_gone_with_its_address_and_a_hash_stays(database: Database, feed: Feed) -> None:
     await feed(requested("m1", 1))
-    await feed(event("Product Added", "m2", at=2, ids={"anonymous_id": "a"}, trust="public", properties={"product_id": "p"}))
+    await feed(
+        event("Product Added", "m2", at=2, ids={"anonymous_id": "a"}, trust="public", properties={"product_id": "p"})
+    )
     applied = await feed(purge_event("m3", 100))
     assert applied.applied == 1
     found = await facts(database, "anonymous_id", "a")
@@ -328,7 +450,9 @@ async def test_a_purged_contact_is_gone_with_its_address_and_a_hash_stays(databa
         assert not await rows(database, f"SELECT 1 FROM profile.{table} t WHERE t::text LIKE '%typo@example%'"), table
     async with database.transaction() as tx:
         address = node("email", "typo@example.com")
-        assert await cdp.purged_at(tx, SECRET, [address], timedelta(days=30), seconds(200)) == {address: seconds(100) + MICROSECOND}
+        assert await cdp.purged_at(tx, SECRET, [address], timedelta(days=30), seconds(200)) == {
+            address: seconds(100) + MICROSECOND
+        }
         assert await cdp.purged_at(tx, SECRET, [address], timedelta(days=30), seconds(31 * 86_400)) == {}
     assert await membership_faults(database) == []
     await feed(requested("m4", 300))
@@ -338,13 +462,24 @@ async def test_a_purged_contact_is_gone_with_its_address_and_a_hash_stays(databa
 
 
 @pytest.mark.parametrize("how", ["asserted", "confirmed"])
-async def test_a_contact_that_anybody_asserted_or_confirmed_is_not_purged(database: Database, feed: Feed, how: str) -> None:
+async def test_a_contact_that_anybody_asserted_or_confirmed_is_not_purged(
+    database: Database, feed: Feed, how: str
+) -> None:
     await feed(requested("m1", 1))
     if how == "asserted":
         await feed(event("Identify", "m2", at=2, ids={"user_id": "u", "email": "typo@example.com"}))
     else:
         properties = {"channel": "email", "address": "typo@example.com", "topics": ["news"]}
-        await feed(event("Subscription Confirmed", "m2", at=2, ids={"email": "typo@example.com"}, trust="internal", properties=properties))
+        await feed(
+            event(
+                "Subscription Confirmed",
+                "m2",
+                at=2,
+                ids={"email": "typo@example.com"},
+                trust="internal",
+                properties=properties,
+            )
+        )
     await feed(purge_event("m3", 100))
     assert [it.status for it in (await facts(database, "email", "typo@example.com")).addresses] == [how]
     assert await rows(database, "SELECT 1 FROM profile.purged") == []
@@ -353,9 +488,14 @@ async def test_a_contact_that_anybody_asserted_or_confirmed_is_not_purged(databa
 async def test_an_opt_out_stays_when_its_contact_is_purged(database: Database, feed: Feed) -> None:
     await feed(requested("m1", 1))
     properties = {"channel": "email", "address": "typo@example.com"}
-    await feed(event("Unsubscribed", "m2", at=2, ids={"email": "typo@example.com"}, trust="internal", properties=properties))
+    await feed(
+        event("Unsubscribed", "m2", at=2, ids={"email": "typo@example.com"}, trust="internal", properties=properties)
+    )
     await feed(purge_event("m3", 100), requested("m4", 200))
-    assert {it.topic: it.state for it in (await facts(database, "anonymous_id", "a")).consents} == {"*": "withdrawn", "news": "withdrawn"}
+    assert {it.topic: it.state for it in (await facts(database, "anonymous_id", "a")).consents} == {
+        "*": "withdrawn",
+        "news": "withdrawn",
+    }
 
 
 async def test_a_request_after_the_purge_in_the_same_batch_is_applied_after_it(database: Database, feed: Feed) -> None:
@@ -368,7 +508,9 @@ async def test_a_request_after_the_purge_in_the_same_batch_is_applied_after_it(d
 # ── hostile records ────────────────────────────────────────────────────────────────────────────────────────────────────
 def broken(field: str, value: bytes) -> bytes:
     """An otherwise good event with `value` in one of its fields."""
-    one = event("Product Added", "bad", ids={"anonymous_id": "a"}, properties={"product_id": "MARK"}, traits={"x": "TRAIT"})
+    one = event(
+        "Product Added", "bad", ids={"anonymous_id": "a"}, properties={"product_id": "MARK"}, traits={"x": "TRAIT"}
+    )
     text = encode(one)
     replaced = {
         "properties": (b'"MARK"', value),
@@ -399,7 +541,12 @@ async def test_a_record_that_cannot_be_stored_hurts_nobody_else(database: Databa
 
 
 async def test_nul_is_refused_with_the_name_of_its_field(feed: Feed) -> None:
-    one = event("Product Added", "m", ids={"anonymous_id": "a"}, properties={"product_id": "p", "products": [{"name": "a\x00b"}]})
+    one = event(
+        "Product Added",
+        "m",
+        ids={"anonymous_id": "a"},
+        properties={"product_id": "p", "products": [{"name": "a\x00b"}]},
+    )
     with pytest.raises(Permanent) as problem:
         await feed(one)
     assert problem.value.pointer == "/properties/products/0/name"
@@ -416,20 +563,40 @@ def a_bit_of_everything(number: int) -> Any:
     who = {"user_id": f"u-{number % 200}", "anonymous_id": f"a-{number}"}
     kind = number % 6
     if kind == 0:
-        return event("Order Completed", f"m{number}", at=number, ids=who, properties={"order_id": number, "total": 5, "products": [{"product_id": "p"}]})
+        return event(
+            "Order Completed",
+            f"m{number}",
+            at=number,
+            ids=who,
+            properties={"order_id": number, "total": 5, "products": [{"product_id": "p"}]},
+        )
     if kind == 1:
-        return event("Identify", f"m{number}", at=number, ids={**who, "email": f"{number}@example.com"}, traits={"n": number})
+        return event(
+            "Identify", f"m{number}", at=number, ids={**who, "email": f"{number}@example.com"}, traits={"n": number}
+        )
     if kind == 2:
         address = f"{number % 90}@example.com"
-        return event("Consent Granted", f"m{number}", at=number, ids={**who, "email": address}, properties={"channel": "email", "address": address})
+        return event(
+            "Consent Granted",
+            f"m{number}",
+            at=number,
+            ids={**who, "email": address},
+            properties={"channel": "email", "address": address},
+        )
     if kind == 3:
-        return event("Order Refunded", f"m{number}", at=number, ids=who, properties={"order_id": number - 3, "total": 1})
+        return event(
+            "Order Refunded", f"m{number}", at=number, ids=who, properties={"order_id": number - 3, "total": 1}
+        )
     if kind == 4:
-        return event("Product Added", f"m{number}", at=-number, received=number, ids=who, properties={"product_id": "p"})
+        return event(
+            "Product Added", f"m{number}", at=-number, received=number, ids=who, properties={"product_id": "p"}
+        )
     return event("Product Viewed", f"m{number}", at=number, ids={"anonymous_id": f"a-{number - 6}"}, trust="public")
 
 
-async def test_the_number_of_statements_does_not_depend_on_the_size_of_the_batch(database: Database, feed: Feed) -> None:
+async def test_the_number_of_statements_does_not_depend_on_the_size_of_the_batch(
+    database: Database, feed: Feed
+) -> None:
     async def count(first: int, size: int) -> int:
         statements: list[str] = []
         async with database.transaction() as tx:

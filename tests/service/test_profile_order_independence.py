@@ -50,7 +50,11 @@ async def deliver(feed: Feed, batches: list[list[Event]], retries: list[str]) ->
             try:
                 await feed(*batch)
                 break
-            except (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.SerializationError) as problem:
+            except (
+                asyncpg.DeadlockDetectedError,
+                asyncpg.LockNotAvailableError,
+                asyncpg.SerializationError,
+            ) as problem:
                 retries.append(type(problem).__name__)
 
 

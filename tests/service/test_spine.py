@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -25,11 +25,11 @@ from shared.spine_tables import spine_tables
 from tests.support.contexts import context_for, running
 from tests.support.wait import until
 
-NODE = __import__("uuid").UUID("00000000-0000-0000-0000-000000000007")
+NODE = UUID("00000000-0000-0000-0000-000000000007")
 
 
 @pytest.fixture
-async def spine_url(database_url: str) -> AsyncIterator[str]:
+async def spine_url(database_url: str) -> str:
     """A database with the spine tables of two services that are not there otherwise: `probe` and `sink`."""
     connection = await asyncpg.connect(database_url)
     for schema in ("probe", "sink"):
@@ -40,7 +40,7 @@ async def spine_url(database_url: str) -> AsyncIterator[str]:
             await connection.execute(str(CreateTable(table).compile(create_engine("postgresql+asyncpg://"))))
         await connection.execute(f"CREATE TABLE {schema}.effect (number bigint, value text)")
     await connection.close()
-    yield database_url
+    return database_url
 
 
 async def writes_and_passes_on(tx: Tx, batch: Batch) -> Applied:
@@ -232,7 +232,10 @@ async def test_the_watermark_follows_the_clock_when_nothing_is_there_and_waits_f
                 marks = await marks_for(tx, context.bus.epoch(EVENTS), partition, 0, 0)
                 assert marks.of(0) == start + timedelta(minutes=1)
                 await tx.execute(
-                    "INSERT INTO profile.position (group_name, epoch, topic, partition, next) VALUES ('profile', $1, 'events', $2, 1)",
+                    """
+                    INSERT INTO profile.position (group_name, epoch, topic, partition, next)
+                    VALUES ('profile', $1, 'events', $2, 1)
+                    """,
                     context.bus.epoch(EVENTS),
                     partition,
                 )

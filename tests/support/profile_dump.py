@@ -11,12 +11,27 @@ import msgspec
 from shared import cdp
 from shared.cdp_rows import read_rows
 from shared.db import Database, Tx
-from shared.facts.model import Facts
+from shared.facts.model import Facts, Order, Refund
 
 TABLES = (
-    "event_seen", "node", "node_seen_before", "profile", "membership", "profile_alias", "link", "cannot_link", "event", "trait",
-    "cart_op", "orders", "order_report", "order_line", "refund", "consent", "purged",
-)  # fmt: skip
+    "event_seen",
+    "node",
+    "node_seen_before",
+    "profile",
+    "membership",
+    "profile_alias",
+    "link",
+    "cannot_link",
+    "event",
+    "trait",
+    "cart_op",
+    "orders",
+    "order_report",
+    "order_line",
+    "refund",
+    "consent",
+    "purged",
+)
 
 
 async def empty(database: Database) -> None:
@@ -36,7 +51,8 @@ NOBODY, NEVER = UUID(int=0), datetime(1970, 1, 1, tzinfo=UTC)
 
 def comparable(facts: Facts) -> Facts:
     """Facts without what depends on when they were learned, or on the name of the profile."""
-    for thing in [*facts.orders, *facts.refunds]:
+    things: list[Order | Refund] = [*facts.orders, *facts.refunds]
+    for thing in things:
         thing.learned_at, thing.history = NEVER, False
     return msgspec.structs.replace(facts, profile=NOBODY, as_of=None, last_learned_at=None)
 
@@ -44,7 +60,7 @@ def comparable(facts: Facts) -> Facts:
 async def dump(database: Database, at: datetime) -> dict[tuple[UUID, ...], Facts]:
     """Nodes of each person → their facts at `at`."""
     async with database.transaction(isolation="repeatable_read") as tx:
-        persons = sorted((sorted(nodes) for nodes in (await people(tx)).values()))
+        persons = sorted(sorted(nodes) for nodes in (await people(tx)).values())
         facts = await cdp.facts(tx, [cdp.FactsQuestion(node=nodes[0], at=at) for nodes in persons])
         assert all(one is not None for one in facts)
         return {tuple(nodes): comparable(one) for nodes, one in zip(persons, facts, strict=True) if one is not None}
@@ -60,7 +76,8 @@ async def differences_to_rows(database: Database) -> list[tuple[Any, Any]]:
             assert kept.last_learned_at is not None
             rows = (await read_rows(tx, [(nodes, kept.last_learned_at)]))[0]
             folded = cdp.fold(rows, profile, nodes, kept.last_learned_at)
-            for thing in [*folded.orders, *folded.refunds]:
+            things: list[Order | Refund] = [*folded.orders, *folded.refunds]
+            for thing in things:
                 thing.lines = []
             folded.last_learned_at, folded.as_of = kept.last_learned_at, None
             if kept != folded:

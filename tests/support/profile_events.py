@@ -88,6 +88,13 @@ def one_event(draw: st.DrawFn, number: int) -> Event:
     alias = trust == "secret" and name == "Product Viewed" and draw(st.integers(0, 5)) == 0
     pairs = list(ids.items()) + ([("user_id", "u-1"), ("user_id", "u-2")] if alias else [])
     return event(
-        name, f"m-{number}", at=at, received=7 * 3600 + number, trust=trust, ids=list(dict.fromkeys(pairs)),
-        properties=properties, traits=traits, type="alias" if alias else None,
-    )  # fmt: skip
+        name,
+        f"m-{number}",
+        at=at,
+        received=7 * 3600 + number,
+        trust=trust,
+        ids=list(dict.fromkeys(pairs)),
+        properties=properties,
+        traits=traits,
+        type="alias" if alias else None,
+    )

@@ -95,5 +95,3 @@ class Feed:
         """Handles the events as one batch and commits."""
         async with self.database.transaction() as tx:
             return await self.handler(tx, self.batch(events))
-
-

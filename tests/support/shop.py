@@ -150,7 +150,9 @@ class Shop:
         """Waits until the rule has so many messages for the person that are through; in the order they were made."""
 
         async def there() -> list[dict[str, Any]]:
-            found = [m for m in await self.messages(rule, profile) if m["state"] not in ("queued", "claimed", "calling")]
+            found = [
+                m for m in await self.messages(rule, profile) if m["state"] not in ("queued", "claimed", "calling")
+            ]
             return sorted(found, key=lambda message: message["created_at"]) if len(found) >= count else []
 
         return await until(there, PATIENCE, f"{rule} has {count} settled messages", every=0.1)
@@ -213,7 +215,13 @@ def track(person: Person, event: str, **properties: Any) -> dict[str, Any]:
 
 def product(category: str, price: float = 1500, **fields: Any) -> dict[str, Any]:
     """Something to put into a cart, at a price at which a letter is worth it."""
-    what = {"product_id": f"p-{category}", "name": f"Fine {category}", "category": category, "price": price, "quantity": 1}
+    what = {
+        "product_id": f"p-{category}",
+        "name": f"Fine {category}",
+        "category": category,
+        "price": price,
+        "quantity": 1,
+    }
     return {**what, "url": f"http://shop.example/{category}", **fields}
 
 

@@ -30,7 +30,9 @@ class VirtualServer:
 
     async def post(self, *events: dict[str, Any]) -> None:
         """Events of the secret source, now; returns once they are durable."""
-        answer = await self.http.post("/v1/batch", json={"batch": list(events)}, auth=(self.keys["server_write_key"], ""))
+        answer = await self.http.post(
+            "/v1/batch", json={"batch": list(events)}, auth=(self.keys["server_write_key"], "")
+        )
         assert answer.status_code == 200, answer.text
 
     async def activate(self, rule: str) -> None:

@@ -90,11 +90,20 @@ def operations(draw: st.DrawFn) -> list[CartOp]:
     for number in range(draw(st.integers(0, 18))):
         kind = draw(st.sampled_from(["add", "add", "add", "remove", "view", "order", "order"]))
         items = [
-            CartLine(draw(products), draw(quantities), draw(st.sampled_from([None, D(10)])), draw(st.sampled_from([{}, {"name": "x"}])))
+            CartLine(
+                draw(products),
+                draw(quantities),
+                draw(st.sampled_from([None, D(10)])),
+                draw(st.sampled_from([{}, {"name": "x"}])),
+            )
             for _ in range(draw(st.integers(0 if kind == "view" else 1, 3)))
-        ]  # fmt: skip
+        ]
         at = START + timedelta(hours=draw(st.integers(0, 40 * 24)))
-        ops.append(CartOp(at, UUID(int=number), kind, draw(st.sampled_from(["o-1", "o-2"])) if kind == "order" else None, items))
+        ops.append(
+            CartOp(
+                at, UUID(int=number), kind, draw(st.sampled_from(["o-1", "o-2"])) if kind == "order" else None, items
+            )
+        )
     return ops
 
 
@@ -132,7 +141,9 @@ def test_what_cannot_matter_any_more_is_not_kept() -> None:
     cart = CartFold(CartState())
     for number in range(300):
         cart.take(op(2 * number, "add", ("p", 1), at=60 * number), START + timedelta(minutes=number))
-        cart.take(op(2 * number + 1, "remove", ("p", 1), at=60 * number + 1), START + timedelta(minutes=number, seconds=1))
+        cart.take(
+            op(2 * number + 1, "remove", ("p", 1), at=60 * number + 1), START + timedelta(minutes=number, seconds=1)
+        )
     state = cart.state(START + timedelta(hours=5))
     assert state.ops == []
     assert state.count == 600

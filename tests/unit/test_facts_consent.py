@@ -20,11 +20,16 @@ def rows(*said: tuple[str, str, int]) -> list[ConsentRow]:
     """(state, topic, hour) each."""
     return [
         ConsentRow(
-            node=NODE, channel="email", topic=topic, id=UUID(int=10 + i), state=state, at=START + timedelta(hours=hour),
+            node=NODE,
+            channel="email",
+            topic=topic,
+            id=UUID(int=10 + i),
+            state=state,
+            at=START + timedelta(hours=hour),
             origin=NODE,
         )
         for i, (state, topic, hour) in enumerate(said)
-    ]  # fmt: skip
+    ]
 
 
 def states(*said: tuple[str, str, int]) -> dict[str, str]:
@@ -47,7 +52,9 @@ def states(*said: tuple[str, str, int]) -> dict[str, str]:
         (["confirmed", "complained", "granted"], "complained", False),
     ],
 )
-def test_what_a_person_said_last_counts_but_only_a_button_lifts_an_opt_out(said: list[str], state: str, may_write: bool) -> None:
+def test_what_a_person_said_last_counts_but_only_a_button_lifts_an_opt_out(
+    said: list[str], state: str, may_write: bool
+) -> None:
     (consent,) = fold_consent(rows(*((one, "news", hour) for hour, one in enumerate(said))), {NODE: "a@example.com"})
     assert (consent.state, consent.may_write, consent.address) == (state, may_write, "a@example.com")
 
@@ -59,9 +66,14 @@ def test_of_one_moment_the_more_restrictive_counts() -> None:
 
 def test_an_opt_out_of_everything_ends_every_topic_and_a_button_lifts_one() -> None:
     assert states(("confirmed", "news", 1), ("confirmed", "offers", 1), ("withdrawn", "*", 2)) == {
-        "*": "withdrawn", "news": "withdrawn", "offers": "withdrawn",
-    }  # fmt: skip
-    assert states(("confirmed", "news", 1), ("withdrawn", "*", 2), ("confirmed", "news", 3)) == {"*": "withdrawn", "news": "confirmed"}
+        "*": "withdrawn",
+        "news": "withdrawn",
+        "offers": "withdrawn",
+    }
+    assert states(("confirmed", "news", 1), ("withdrawn", "*", 2), ("confirmed", "news", 3)) == {
+        "*": "withdrawn",
+        "news": "confirmed",
+    }
 
 
 def test_the_time_is_that_of_the_row_that_made_the_state() -> None:

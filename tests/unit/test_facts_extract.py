@@ -114,10 +114,16 @@ def test_an_order_in_another_currency_is_refused_with_its_field() -> None:
         ("Order Completed", {"order_id": "x" * 300}, "/properties/order_id"),
         ("Order Completed", {"order_id": "  "}, "/properties/order_id"),
         ("Order Completed", {"order_id": "o", "products": {"a": 1}}, "/properties/products"),
-        ("Order Completed", {"order_id": "o", "products": [{"product_id": "p", "price": "x"}]}, "/properties/products/0/price"),
+        (
+            "Order Completed",
+            {"order_id": "o", "products": [{"product_id": "p", "price": "x"}]},
+            "/properties/products/0/price",
+        ),
     ],
 )
-def test_what_can_never_be_stored_is_refused_with_its_field(name: str, properties: dict[str, Any], pointer: str) -> None:
+def test_what_can_never_be_stored_is_refused_with_its_field(
+    name: str, properties: dict[str, Any], pointer: str
+) -> None:
     with pytest.raises(Permanent) as problem:
         said(name, properties)
     assert problem.value.pointer == pointer
@@ -131,9 +137,17 @@ def test_binary_fractions_leave_no_tail() -> None:
 
 def test_consent_is_of_the_address_and_of_each_topic() -> None:
     one = event(
-        "Consent Granted", "m", ids=[("user_id", "u"), ("email", "a@example.com"), ("email", "b@example.com")],
-        properties={"channel": "email", "address": "B@example.com", "topics": ["news", "offers"], "ip": "10.0.0.1", "form": "f"},
-    )  # fmt: skip
+        "Consent Granted",
+        "m",
+        ids=[("user_id", "u"), ("email", "a@example.com"), ("email", "b@example.com")],
+        properties={
+            "channel": "email",
+            "address": "B@example.com",
+            "topics": ["news", "offers"],
+            "ip": "10.0.0.1",
+            "form": "f",
+        },
+    )
     found = extract(one, one.received_at, "RUB")
     assert {(row.node, row.topic, row.state) for row in found.consents} == {
         (node("email", "b@example.com"), "news", "granted"),
@@ -157,10 +171,21 @@ def test_topics_that_nobody_named() -> None:
 
 @pytest.mark.parametrize(
     ("name", "trust"),
-    [("Consent Granted", "public"), ("Consent Granted", "signed"), ("Subscription Confirmed", "secret"), ("Email Complained", "secret")],
+    [
+        ("Consent Granted", "public"),
+        ("Consent Granted", "signed"),
+        ("Subscription Confirmed", "secret"),
+        ("Email Complained", "secret"),
+    ],
 )
 def test_who_may_not_say_it_says_nothing_about_consent(name: str, trust: str) -> None:
-    one = event(name, "m", ids={"anonymous_id": "a", "email": "a@example.com"}, trust=trust, properties={"channel": "email", "address": "a@example.com"})  # fmt: skip
+    one = event(
+        name,
+        "m",
+        ids={"anonymous_id": "a", "email": "a@example.com"},
+        trust=trust,
+        properties={"channel": "email", "address": "a@example.com"},
+    )
     assert extract(one, one.received_at, "RUB").consents == []
 
 

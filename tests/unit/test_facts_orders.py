@@ -17,7 +17,9 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 BROWSER, SERVER = UUID(int=1), UUID(int=2)
 
 
-def report(number: int, *, trust: int = 2, at: float = 0, learned: float = 0, kind: str = "completed", **more: object) -> OrderReport:
+def report(
+    number: int, *, trust: int = 2, at: float = 0, learned: float = 0, kind: str = "completed", **more: object
+) -> OrderReport:
     return OrderReport(
         order_key="o-1",
         event=UUID(int=100 + number),
@@ -27,7 +29,7 @@ def report(number: int, *, trust: int = 2, at: float = 0, learned: float = 0, ki
         at=START + timedelta(hours=at),
         learned_at=START + timedelta(hours=learned),
         **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 def refund(number: int, amount: str | None, *, key: str | None = None, lines: tuple = (), at: float = 1) -> RefundRow:
@@ -81,7 +83,9 @@ def test_a_public_cancellation_cancels_nothing_that_the_server_reported() -> Non
 
 def test_refunds_add_up_and_lines_come_back() -> None:
     lines = [ReportLine("p", D(2), D(5)), ReportLine("q", D(1), D(7))]
-    order = fold_order([report(1, total=D(17), lines=lines)], [refund(1, "5", lines=(("p", 1),)), refund(2, "7", lines=(("q", 1),))]).order
+    order = fold_order(
+        [report(1, total=D(17), lines=lines)], [refund(1, "5", lines=(("p", 1),)), refund(2, "7", lines=(("q", 1),))]
+    ).order
     assert order is not None
     assert order.refunded == D(12)
     assert [line.returned for line in order.lines] == [D(1), D(1)]
@@ -109,13 +113,19 @@ def test_a_refund_may_come_without_its_order() -> None:
 def test_a_refund_without_its_order_takes_goods_from_the_latest_orders_before_it() -> None:
     def order(key: str, days: int) -> Order:
         moment = START + timedelta(days=days)
-        return Order(key=key, node=SERVER, at=moment, learned_at=moment, lines=[OrderLine(product_id="p", quantity=D(2))])
+        return Order(
+            key=key, node=SERVER, at=moment, learned_at=moment, lines=[OrderLine(product_id="p", quantity=D(2))]
+        )
 
     orders = [order("a", 1), order("b", 2), order("later", 9)]
     back = Refund(
-        key="r", order_key="c", node=SERVER, at=START + timedelta(days=5), learned_at=START,
+        key="r",
+        order_key="c",
+        node=SERVER,
+        at=START + timedelta(days=5),
+        learned_at=START,
         lines=[OrderLine(product_id="p", quantity=D(3))],
-    )  # fmt: skip
+    )
     take_back_alone(orders, [back])
     assert {one.key: one.lines[0].returned for one in orders} == {"a": D(1), "b": D(2), "later": D(0)}
 
@@ -123,11 +133,15 @@ def test_a_refund_without_its_order_takes_goods_from_the_latest_orders_before_it
 def bought(*days: float, total: str | None = "10", cancelled: bool = False) -> list[Order]:
     return [
         Order(
-            key=f"{cancelled}{total}{day}", node=SERVER, at=START + timedelta(days=day), learned_at=START,
-            total=None if total is None else D(total), cancelled=cancelled,
+            key=f"{cancelled}{total}{day}",
+            node=SERVER,
+            at=START + timedelta(days=day),
+            learned_at=START,
+            total=None if total is None else D(total),
+            cancelled=cancelled,
         )
         for day in days
-    ]  # fmt: skip
+    ]
 
 
 def test_the_own_rhythm_is_the_median_gap_and_needs_three_orders() -> None:

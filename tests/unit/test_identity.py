@@ -218,13 +218,19 @@ KINDS = ["user_id", "card", "email", "phone", "anonymous_id"]
 def bases(draw: st.DrawFn) -> tuple[dict[UUID, Node], list[Link], list[tuple[UUID, UUID]]]:
     count = draw(st.integers(2, 9))
     nodes = {
-        UUID(int=i): Node(UUID(int=i), draw(st.sampled_from(KINDS)), START, draw(st.booleans())) for i in range(1, count + 1)
+        UUID(int=i): Node(UUID(int=i), draw(st.sampled_from(KINDS)), START, draw(st.booleans()))
+        for i in range(1, count + 1)
     }
     ends = st.lists(st.sampled_from(sorted(nodes)), min_size=2, max_size=2, unique=True).map(lambda two: pair_of(*two))
     links = [
-        Link(*draw(ends), draw(st.sampled_from([WEAK, SIGNED, SECRET, ALIAS])), START + timedelta(hours=draw(st.integers(0, 3))), UUID(int=100 + i))
+        Link(
+            *draw(ends),
+            draw(st.sampled_from([WEAK, SIGNED, SECRET, ALIAS])),
+            START + timedelta(hours=draw(st.integers(0, 3))),
+            UUID(int=100 + i),
+        )
         for i in range(draw(st.integers(0, 14)))
-    ]  # fmt: skip
+    ]
     return nodes, links, draw(st.lists(ends, max_size=3))
 
 

@@ -49,9 +49,9 @@ def serving(
     adapters: dict[str, type[Adapter]], channel: str, wanted: str | None, settings: Settings
 ) -> type[Adapter] | None:
     """The adapter of a channel: the one its row names, else the usable one that is preferred most; None if there is none."""
-    if wanted is not None:
-        return adapters.get(wanted)
     usable = [a for a in adapters.values() if a.channel == channel and a.usable(settings)]
+    if wanted is not None:
+        return next((a for a in usable if a.name == wanted), None)
     return max(usable, key=lambda a: (a.preference, a.name), default=None)
 
 

@@ -70,7 +70,8 @@ async def note_purged(tx: Tx, digests: Sequence[bytes], at: datetime) -> None:
 async def delete_people(tx: Tx, nodes: Sequence[UUID], profiles: Sequence[UUID], at: datetime) -> int:
     """Everything that these nodes carry, and the profiles. Returns how many events that were."""
     events = await tx.fetchval(
-        "WITH gone AS (DELETE FROM profile.event WHERE node = ANY($1::uuid[]) RETURNING 1) SELECT count(*) FROM gone", nodes
+        "WITH gone AS (DELETE FROM profile.event WHERE node = ANY($1::uuid[]) RETURNING 1) SELECT count(*) FROM gone",
+        nodes,
     )
     for table in ("trait", "cart_op", "consent", "node_seen_before"):
         await tx.execute(f"DELETE FROM profile.{table} WHERE node = ANY($1::uuid[])", nodes)

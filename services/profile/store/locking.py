@@ -29,7 +29,8 @@ async def see(tx: Tx, events: Sequence[tuple[UUID, bytes, datetime]]) -> dict[UU
         return {}
     new = {row["id"] for row in rows}
     known = await tx.fetch(
-        "SELECT id, hash FROM profile.event_seen WHERE id = ANY($1::uuid[])", [event for event in ids if event not in new]
+        "SELECT id, hash FROM profile.event_seen WHERE id = ANY($1::uuid[])",
+        [event for event in ids if event not in new],
     )
     return {row["id"]: row["hash"] for row in known}
 
@@ -43,8 +44,16 @@ async def read_nodes(tx: Tx, nodes: Iterable[UUID]) -> dict[UUID, KnownNode]:
 def _node(row: Sequence) -> KnownNode:
     node, kind, value, profile, first_seen, learned_at, asserted_at, confirmed_at, over_limit = row
     return KnownNode(
-        node, kind, first_seen, asserted_at is not None or confirmed_at is not None, over_limit, value, profile, learned_at,
-        asserted_at, confirmed_at,
+        node,
+        kind,
+        first_seen,
+        asserted_at is not None or confirmed_at is not None,
+        over_limit,
+        value,
+        profile,
+        learned_at,
+        asserted_at,
+        confirmed_at,
     )
 
 
@@ -171,5 +180,3 @@ async def read_cannot(tx: Tx, nodes: Sequence[UUID]) -> list[Pair]:
         "SELECT a, b FROM profile.cannot_link WHERE a = ANY($1::uuid[]) AND b = ANY($1::uuid[])", nodes
     )
     return [(row["a"], row["b"]) for row in rows]
-
-

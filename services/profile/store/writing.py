@@ -48,9 +48,7 @@ async def write_people(tx: Tx, people: Sequence[Person], facts: Mapping[UUID, Pe
                 AS u(id, last, first, zone, state)
             WHERE p.id = u.id
             """,
-            *columns(
-                [(p.id, p.last, p.first_seen, facts[p.id].timezone, facts[p.id].kept()) for p in known], 5
-            ),
+            *columns([(p.id, p.last, p.first_seen, facts[p.id].timezone, facts[p.id].kept()) for p in known], 5),
         )
     if rest:
         await tx.execute(
