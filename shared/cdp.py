@@ -24,7 +24,7 @@ from shared.db import Tx
 from shared.erasure import digest
 from shared.facts.cart import CartFold
 from shared.facts.consent import fold_consent
-from shared.facts.model import EventFact, Facts
+from shared.facts.model import EventFact, Facts, Order, Refund
 from shared.facts.orders import take_back_alone
 from shared.facts.state import State, decode_state, facts_of, fold_addresses, fold_traits
 from shared.identifiers import BadIdentifier, identifier

@@ -30,7 +30,7 @@ from shared.marks import BEGINNING
 from shared.service import Context
 from shared.wake import SENDER_DUE
 
-BATCH = 50
+BATCH = 32  # a batch is put together without a pause: more would hold the loop too long
 # More than this many choices of one adapter do not wait for their calls; what is over looks again after JAM.
 MOST_WAITING = 100
 JAM = timedelta(seconds=5)

@@ -77,7 +77,12 @@ class Sender:
         await asyncio.gather(*self._tasks, answering, return_exceptions=True)
         answers, self._answers = self._answers, []
         if answers:
-            await self.write_answers(answers)
+            try:
+                await self.write_answers(answers)
+            except BaseException:
+                self._answers = answers + self._answers  # what the providers said is known: the next run writes it
+                self._answered.set()
+                raise
 
     async def start_calls(self) -> int:
         """One short transaction for those whose calls start now; returns how many messages it moved."""

@@ -119,6 +119,8 @@ class World:
         """Takes in one event: its nodes, links and vouchings."""
         if incoming.simple:
             return self._place_simply(incoming)
+        if len(incoming.nodes) == 1 and self._is_alone(incoming):
+            return self._place_newcomer(incoming)
         fresh = self._meet(incoming)
         renewed, older = self._look_at_nodes(incoming)
         ends = self._link(incoming)
@@ -142,6 +144,30 @@ class World:
             at = incoming.base
         person.last = at
         return Placed(incoming, at, person.id, person.nodes, person.first_seen, [person.id], [], None)
+
+    def _is_alone(self, incoming: Incoming) -> bool:
+        """Whether this is somebody whom nobody has met, with one node and nothing that concerns others."""
+        found = incoming.found
+        return (
+            incoming.origin not in self.nodes
+            and found.report is None
+            and found.refund is None
+            and not incoming.confirmed
+        )
+
+    def _place_newcomer(self, incoming: Incoming) -> Placed:
+        """The same as for anybody else, without looking for whom the node could be joined with."""
+        at, node, seen = incoming.base, incoming.origin, incoming.event.occurred_at
+        one, vouched = self._identifiers[node], bool(incoming.vouched)
+        profile, nodes = new_id("profile", node, at), [node]
+        self.nodes[node] = KnownNode(
+            node, one.kind, seen, vouched, False, one.value, profile, at, at if vouched else None, None
+        )
+        self.people[profile] = Person(profile, profile, nodes, at, seen, b"", False, True)
+        self.stays[node] = [Stay(node, profile, at)]
+        self.changed.add(node)
+        regrouping = Regrouping(at, {}, {profile: nodes}, {})
+        return Placed(incoming, at, profile, nodes, seen, [profile], incoming.vouched, regrouping)
 
     def _meet(self, incoming: Incoming) -> list[UUID]:
         """Makes the nodes that nobody has met; returns them."""

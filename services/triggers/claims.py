@@ -24,6 +24,7 @@ from services.triggers.store.rules import RuleBook
 from shared import cdp
 from shared.bus.base import Outgoing
 from shared.db import Tx
+from shared.errors import DriplineError
 
 PEOPLE = 200  # nodes with something due that one claim begins with
 ROUNDS = 5  # how often a claim looks further back before it leaves somebody to the next
@@ -41,8 +42,19 @@ class Claimed:
     publish: list[Outgoing] = field(default_factory=list)
 
 
+class ClaimFailed(DriplineError):
+    """What was to be done about these nodes' people failed; the cause says why."""
+
+    def __init__(self, nodes: Sequence[UUID], until: datetime) -> None:
+        super().__init__(f"a claim of {len(nodes)} nodes failed")
+        self.nodes, self.until = nodes, until
+
+
 async def claim(tx: Tx, book: RuleBook, world: World, now: datetime, limit: int = PEOPLE) -> Claimed:
-    """Handles what is due for up to `limit` nodes' people. `now`: business time, for the record only."""
+    """Handles what is due for up to `limit` nodes' people. `now`: business time, for the record only.
+
+    Raises ClaimFailed for whatever goes wrong once it has them.
+    """
     until, any_due = await queue.claim_moment(tx)
     if until is None or not any_due:
         return Claimed(until=until)
@@ -52,8 +64,26 @@ async def claim(tx: Tx, book: RuleBook, world: World, now: datetime, limit: int 
     groups, since = await _everybody(tx, first, until)
     nodes = sorted(node for group in groups for node in group.nodes)
     await people.lock_nodes(tx, nodes)
-    await _fill(tx, groups, since, until)
+    try:
+        return await _handle(tx, groups, since, until, book, world, now)
+    except Exception as error:
+        raise ClaimFailed(nodes, until) from error
+
+
+async def _handle(
+    tx: Tx,
+    groups: list[Group],
+    since: dict[UUID, datetime],
+    until: datetime,
+    book: RuleBook,
+    world: World,
+    now: datetime,
+) -> Claimed:
+    nodes = sorted(node for group in groups for node in group.nodes)
+    found = await _fill(tx, groups, since, until)
     groups = [group for group in groups if group.items]
+    if not groups:  # while this claim waited for the locks another did it all: there may be others
+        return Claimed(until=until, nodes=nodes, more=not found)
     rules = await book.read(tx)
     material = await loading.load(tx, groups, rules, world, "marketing")
     changes = Changes()
@@ -118,15 +148,17 @@ def united(lists: Iterable[Sequence[UUID]]) -> list[list[UUID]]:
     return sorted(sorted(nodes) for nodes in found.values())
 
 
-async def _fill(tx: Tx, groups: Sequence[Group], since: dict[UUID, datetime], until: datetime) -> None:
-    """Reads, in new statements under the locks, what is due and the runs."""
+async def _fill(tx: Tx, groups: Sequence[Group], since: dict[UUID, datetime], until: datetime) -> bool:
+    """Reads, in new statements under the locks, what is due and the runs; says whether anything is."""
     group_of = {node: group for group in groups for node in group.nodes}
-    for item in await queue.due_items(tx, sorted(group_of), until):
+    items = await queue.due_items(tx, sorted(group_of), until)
+    for item in items:
         group_of[item.node].items.append(item)
     for group in groups:
         group.items = _in_one_order(group.items, min(since[node] for node in group.nodes))
     if groups := [group for group in groups if group.items]:
         await loading.add_runs(tx, groups)
+    return bool(items)
 
 
 def _in_one_order(items: list[Item], since: datetime) -> list[Item]:

@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from services.triggers import claims, schedules
-from services.triggers.claims import Claimed
+from services.triggers.claims import Claimed, ClaimFailed
 from services.triggers.metrics import CLAIMS, PUT_ASIDE
 from services.triggers.steps.base import World
 from services.triggers.store import queue
@@ -104,7 +104,7 @@ class Worker:
         for _ in range(claims.PEOPLE):
             try:
                 one = await self._claim(1)
-            except Exception as problem:
+            except ClaimFailed as problem:
                 if is_transient(problem):
                     raise
                 await self._put_aside(problem)
@@ -114,16 +114,13 @@ class Worker:
                 break
         return Claimed(more=True, publish=done.publish)
 
-    async def _put_aside(self, problem: Exception) -> None:
+    async def _put_aside(self, problem: ClaimFailed) -> None:
+        cause = problem.__cause__
+        reason = f"{type(cause).__name__}: {cause}"[:500].replace("\x00", "")
         async with self._context.database.transaction() as tx:
-            until, _ = await queue.claim_moment(tx)
-            if until is None:
-                return
-            first = await queue.candidates(tx, until, 1)
-            reason = f"{type(problem).__name__}: {problem}"[:500].replace("\x00", "")
-            count = await queue.put_aside(tx, list(first), until, reason)
+            count = await queue.put_aside(tx, problem.nodes, problem.until, reason)
         PUT_ASIDE.inc(count)
-        log.error("triggers.put_aside", items=count, nodes=[str(node) for node in first], error=type(problem).__name__)
+        log.error("triggers.put_aside", items=count, nodes=[str(n) for n in problem.nodes], error=type(cause).__name__)
 
     # ── the calendar ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def keep_calendar(self) -> bool:

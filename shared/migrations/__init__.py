@@ -45,7 +45,9 @@ async def migrate(url: str, histories: list[History]) -> None:
         await _roles(connection, roles)
         for schema in ["platform", "bus", "cdp", *(h.schema for h in histories)]:
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(url))
+        engine = create_async_engine(
+            "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(url)
+        )
         try:
             for history in histories:
                 async with engine.connect() as sa_connection:

@@ -20,7 +20,9 @@ from tests.support.wait import until
 
 READERS = (("profile", EVENTS), ("profile", HISTORY), ("triggers", PROFILE_EVENTS), ("dispatch", MESSAGES))
 CATCHING_UP = 30.0  # seconds, as promised
-UNSETTLED = ("queued", "claimed", "calling")
+UNSETTLED = ("queued", "claimed")
+# A call whose sender died with it is known to be unknown once no answer can come any more.
+AFTER_CALLS = 10.0  # seconds beyond that moment
 
 
 class Observer:
@@ -69,6 +71,17 @@ class Observer:
         rows = await self._database.fetch("SELECT state, count(*) FROM dispatch.message WHERE intended GROUP BY 1")
         return Counter({row["state"]: row["count"] for row in rows})
 
+    async def seconds_until_calls_end(self) -> float:
+        """Until the last moment at which an open call may still be answered."""
+        seconds = await self._database.fetchval(
+            "SELECT extract(epoch FROM max(call_until) - clock_timestamp())::float8 FROM dispatch.message "
+            "WHERE state = 'calling'"
+        )
+        return max(0.0, seconds or 0.0)
+
+    async def no_call_is_open(self) -> bool:
+        return not (await self.message_states())["calling"]
+
     async def messages(self) -> dict[str, tuple[str, str | None]]:
         """User id → state and reason of the one message that was wanted for this person."""
         rows = await self._database.fetch(
@@ -94,8 +107,9 @@ class Observer:
         ]
 
 
-async def catch_up(observer: Observer, client: Client) -> None:
-    """Within 30 s everything that was posted is handled and every message has its end."""
+async def catch_up(observer: Observer, client: Client, limit: float = CATCHING_UP) -> None:
+    """Within 30 s everything that was posted is handled and every message is with its provider, or has its end; calls
+    that were cut off have theirs when no answer can come any more."""
     abandoned = {visitor.user_id for visitor in client.visitors if not visitor.is_buyer}
     left: dict[str, Any] = {}
 
@@ -108,9 +122,9 @@ async def catch_up(observer: Observer, client: Client) -> None:
         return not any(lags.values()) and abandoned <= set(messages) and not unsettled
 
     try:
-        await until(
-            nothing_left, limit=CATCHING_UP, what="everything is handled and every message has its end", every=0.3
-        )
+        await until(nothing_left, limit=limit, what="everything is handled and no message waits", every=0.3)
+        calls_end = await observer.seconds_until_calls_end() + AFTER_CALLS
+        await until(observer.no_call_is_open, limit=calls_end, what="no call is open any more", every=0.3)
     except AssertionError as problem:
         raise AssertionError(f"{problem} {left}; dead letters: {(await observer.dead_letters())[:5]}") from None
 

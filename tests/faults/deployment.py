@@ -162,7 +162,8 @@ class Deployment:
 
     async def set_up(self) -> None:
         """The first start, by one process that runs all: tables, keys, template and rule."""
-        first = Process(SERVICE_NAMES, self.environment, self.folder)
+        complete = [process for process in self.processes if set(process.services) == set(SERVICE_NAMES)]
+        first = complete[0] if complete else Process(SERVICE_NAMES, self.environment, self.folder)
         first.start()
         try:
             await first.ready()
@@ -176,11 +177,14 @@ class Deployment:
             (rules / "cart-under-fire.yml").write_text(RULE)
             self.command("rules", "apply", str(rules), "--activate", "--url", first.url, "--key", self.api_key)
         finally:
-            first.stop()
+            if not complete:
+                first.stop()
 
     async def start(self) -> None:
+        """Starts those that do not run yet."""
         for process in self.processes:
-            process.start()
+            if not process.is_running:
+                process.start()
         for process in self.processes:
             await process.ready()
 

@@ -26,9 +26,7 @@ async def test_a_process_stopped_inside_a_transaction_is_replaced_and_refused(
 ) -> None:
     deployment = deploy((SERVICE_NAMES, SERVICE_NAMES), bus_url)
     await deployment.set_up()
-    zombie, successor = deployment.processes
-    successor.start()
-    await successor.ready()
+    successor, zombie = deployment.processes
     zombie.start(fault="consumer.in_transaction:stop:30")
     await zombie.ready()
     before = Client([successor.url], deployment.write_key, folder / "before.jsonl", rate=12, seed=SEED)

@@ -246,9 +246,7 @@ RECEIPT = {
 
 
 @asynccontextmanager
-async def stage(
-    database_url: str, inbox: Path, **settings: Any
-) -> AsyncIterator[Stage]:
+async def stage(database_url: str, inbox: Path, **settings: Any) -> AsyncIterator[Stage]:
     """Dispatch with the shipped templates and offers, a receipt besides, and a clock at noon."""
     clock = VirtualClock(NOON)
     owner = await asyncpg.connect(database_url)

@@ -1,4 +1,4 @@
-"""COPY in PostgreSQL's binary format: what is written for every event.
+"""COPY in PostgreSQL's binary format: what is written for every event and for everybody new.
 
 Arrays and `unnest` cost asyncpg several times as much a value; the event's own table has fifteen columns.
 """
@@ -6,14 +6,14 @@ Arrays and `unnest` cost asyncpg several times as much a value; the event's own 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from struct import Struct
 from typing import Any
 
 import msgspec
 
-from services.profile.people import Placed
+from services.profile.people import Person, Placed, Stay
 from shared.db import Tx
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -29,6 +29,7 @@ COLUMNS = (
 # The number of columns, then the nine of fixed size, each with its length before it.
 _fixed = Struct(">h i16s iq i16s iq iq ih i? i? i16s").pack
 _length = Struct(">i").pack
+_moment = Struct(">q").pack
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -44,15 +45,61 @@ def microseconds(moment: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
+_stay = Struct(">h i16s iq i").pack
+_last = Struct(">i16s").pack
+
+
+async def copy_stays(tx: Tx, stays: Iterable[Stay]) -> None:
+    """Writes memberships that began."""
+    parts = [HEADER]
+    for stay in stays:
+        assert stay.from_at is not None
+        ended = stay.to_at is not None
+        parts.append(_stay(4, 16, stay.node.bytes, 8, microseconds(stay.from_at), 8 if ended else -1))
+        if stay.to_at is not None:
+            parts.append(_moment(microseconds(stay.to_at)))
+        parts.append(_last(16, stay.profile.bytes))
+    await _copy(tx, "membership", ("node", "from_at", "to_at", "profile"), parts)
+
+
+_person = Struct(">h i16s i16s iq iq").pack
+_array = Struct(">i iiIii").pack
+UUID_TYPE = 2950
+
+
+async def copy_people(tx: Tx, people: Iterable[tuple[Person, str | None, bytes]]) -> None:
+    """Writes profiles that are new: the row, the time zone, the state."""
+    parts = [HEADER]
+    for person, zone, state in people:
+        parts.append(
+            _person(
+                7, 16, person.id.bytes, 16, person.component.bytes,
+                8, microseconds(person.last), 8, microseconds(person.first_seen),
+            )
+        )  # fmt: skip
+        nodes = person.nodes
+        parts.append(_array(20 + 20 * len(nodes), 1, 0, UUID_TYPE, len(nodes), 1))
+        parts += [_last(16, node.bytes) for node in nodes]
+        if zone is None:
+            parts.append(NULL)
+        else:
+            parts += (_length(len(zone)), zone.encode())
+        parts += (_length(len(state)), state)
+    columns = ("id", "component", "last_learned_at", "first_seen", "nodes", "timezone", "state")
+    await _copy(tx, "profile", columns, parts)
+
+
+async def _copy(tx: Tx, table: str, columns: Sequence[str], parts: list[bytes]) -> None:
+    source = io.BytesIO(b"".join([*parts, TRAILER]))
+    await tx.copy_to_table(table, schema_name="profile", source=source, columns=columns, format="binary")
+
+
 async def copy_events(tx: Tx, placed: Iterable[tuple[Placed, bool]]) -> None:
     """Writes the events; with each, whether it is the first report of its order."""
     parts = [HEADER]
     for one, first in placed:
         _add(parts, one, first)
-    parts.append(TRAILER)
-    await tx.copy_to_table(
-        "event", schema_name="profile", source=io.BytesIO(b"".join(parts)), columns=COLUMNS, format="binary"
-    )
+    await _copy(tx, "event", COLUMNS, parts)
 
 
 def _add(parts: list[bytes], one: Placed, first: bool) -> None:

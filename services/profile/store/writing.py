@@ -61,27 +61,30 @@ async def write_people(tx: Tx, people: Sequence[Person], facts: Mapping[UUID, Pe
 
 
 async def _write_whole(tx: Tx, people: Sequence[Person], facts: Mapping[UUID, PersonFacts]) -> None:
-    if not people:
-        return
-    rows = []
+    new: list[tuple[Person, str | None, bytes]] = []
+    known: list[tuple[Any, ...]] = []
     for person in people:
         there = facts.get(person.id)
         state = there.kept() if there is not None else person.state
         zone = there.timezone if there is not None else PersonFacts(person.state).timezone
-        nodes = "{" + ",".join(map(str, person.nodes)) + "}"
-        rows.append((person.id, person.component, nodes, person.last, person.first_seen, zone, state))
-    await tx.execute(
-        """
-        INSERT INTO profile.profile AS p (id, component, nodes, last_learned_at, first_seen, timezone, state)
-        SELECT id, component, nodes::uuid[], last, first, zone, state
-        FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::bytea[])
-            AS u(id, component, nodes, last, first, zone, state)
-        ON CONFLICT (id) DO UPDATE SET component = excluded.component, nodes = excluded.nodes,
-            last_learned_at = excluded.last_learned_at, first_seen = excluded.first_seen, timezone = excluded.timezone,
-            state = excluded.state
-        """,
-        *columns(rows, 7),
-    )
+        if person.stored:
+            nodes = "{" + ",".join(map(str, person.nodes)) + "}"
+            known.append((person.id, person.component, nodes, person.last, person.first_seen, zone, state))
+        else:
+            new.append((person, zone, state))
+    if new:
+        await copying.copy_people(tx, new)
+    if known:
+        await tx.execute(
+            """
+            UPDATE profile.profile p SET component = u.component, nodes = u.nodes::uuid[], last_learned_at = u.last,
+                first_seen = u.first, timezone = u.zone, state = u.state
+            FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::bytea[])
+                AS u(id, component, nodes, last, first, zone, state)
+            WHERE p.id = u.id
+            """,
+            *columns(known, 7),
+        )
 
 
 async def write_changes(
@@ -92,7 +95,7 @@ async def write_changes(
 ) -> None:
     """Who belonged to whom from when to when; what vanished profiles became; since when nodes are older than thought."""
     ended = [(stay.node, stay.to_at) for stay in stays if stay.from_at is None]
-    begun = [(stay.node, stay.from_at, stay.to_at, stay.profile) for stay in stays if stay.from_at is not None]
+    begun = [stay for stay in stays if stay.from_at is not None]
     if ended:
         await tx.execute(
             """
@@ -102,13 +105,7 @@ async def write_changes(
             *columns(ended, 2),
         )
     if begun:
-        await tx.execute(
-            """
-            INSERT INTO profile.membership (node, from_at, to_at, profile)
-            SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[])
-            """,
-            *columns(begun, 4),
-        )
+        await copying.copy_stays(tx, begun)
     if aliases:
         await tx.execute(
             "INSERT INTO profile.profile_alias (old, new, at) SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[])",
