@@ -48,7 +48,7 @@ async def audit_and_print(settings: Settings, database_url: str, console: Consol
         try:
             until = SystemClock().now() + timedelta(days=1)
             since = until - timedelta(days=10_000)
-            decisions = await derive_again(database, since, until)
+            decisions = await derive_again(database, since, until, settings)
             choices = await choose_again(database, since, until)
         finally:
             await database.close()

@@ -22,8 +22,11 @@ from shared.facts.state import NodeRow, State, address_of
 
 
 class Knowledge:
-    """The facts of all people concerned. `people`: the facts of everybody who is stored; `homes`: node → profile, before the batch; `rows`:
-    node → its rows, for the nodes that `needed_rows` named."""
+    """The facts of all people concerned.
+
+    `people`: of everybody who is stored; `homes`: node → profile, before the batch; `rows`: node → its rows, for the nodes
+    that `needed_rows` named.
+    """
 
     def __init__(
         self,

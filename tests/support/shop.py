@@ -110,7 +110,7 @@ class Shop:
         """The header of the admin key."""
         return {"Authorization": f"Bearer {self._keys['api_key']}"}
 
-    async def _manage(self, method: str, path: str, *, headers: Mapping[str, str] = {}, **said: Any) -> Any:  # noqa: B006 - read only
+    async def _manage(self, method: str, path: str, *, headers: Mapping[str, str] = {}, **said: Any) -> Any:
         answer = await self.call(method, path, headers={**self.bearer, **headers}, **said)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
