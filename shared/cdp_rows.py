@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from shared.db import Tx
-from shared.facts.cart import LIFETIME
+from shared.facts.cart import LIFETIME, LIMIT
 from shared.facts.orders import Folded, fold_order
 from shared.facts.rows import CartLine, CartOp, ConsentRow, OrderReport, RefundRow, ReportLine, TraitRow
 from shared.facts.state import NodeRow
@@ -135,12 +135,16 @@ async def _read_cart(tx: Tx, people: list[RowsOfPeople], own: _Own, since: datet
         f"""
         WITH {own.SQL}
         SELECT own.i, o.at, o.id, o.kind, o.order_key, o.items
-        FROM own JOIN cdp.cart_operation o ON o.node = own.node AND o.learned_at <= own.at
-            AND o.at > CASE WHEN own.at = 'infinity' THEN coalesce($5::timestamptz, '-infinity') ELSE own.at - $4::interval END
+        FROM own CROSS JOIN LATERAL (
+            SELECT * FROM cdp.cart_operation o WHERE o.node = own.node AND o.learned_at <= own.at AND o.at > CASE
+                WHEN own.at = 'infinity' THEN coalesce($5::timestamptz, '-infinity') ELSE own.at - $4::interval END
+            ORDER BY o.at DESC, o.id DESC LIMIT $6
+        ) o
         """,
         *own.arguments,
         LIFETIME,
         since,
+        LIMIT,
     )
     for i, at, event, kind, order_key, items in rows:
         people[i].cart.append(CartOp(at, event, kind, order_key, cart_lines(items)))

@@ -79,11 +79,13 @@ class Knowledge:
 
     def _take_cart(self, placed: Placed, op: CartOp) -> None:
         facts = self.facts(placed.profile)
-        if facts.cart.is_late(op):
+        if not facts.cart.is_late(op):
+            facts.take_cart(op, placed.learned_at)
+        elif facts.cart.complete:
+            facts.insert_in_cart(op, placed.learned_at)
+        else:
             rows = [self._rows[node] for node in placed.nodes if node in self._rows]
             facts.refold_cart([old for row in rows for old in row.cart] + [op], placed.learned_at)
-        else:
-            facts.take_cart(op, placed.learned_at)
 
     def _take_consents(self, address: UUID, rows: list[ConsentRow]) -> None:
         self._consents.add(rows)

@@ -6,6 +6,7 @@ Of a person's operations those of the last 30 days count, and of these the lates
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -142,14 +143,17 @@ class CartFold:
         self._count, self._last_at, self._last_id = state.count, state.last_at, state.last_id
         self._ops = list(state.ops)
         self._folding: _Folding | None = None
+        self.complete = False  # nothing was left out: an operation that comes late can be put in its place
 
     @classmethod
     def of(cls, ops: Iterable[CartOp], at: datetime) -> CartFold:
         """All operations anew, as of `at`."""
         counted = in_force(ops, at)
-        if not counted:
-            return cls(CartState())
-        return cls(CartState(len(counted), counted[-1].at, counted[-1].id, list(enumerate(counted, 1))))
+        fold = cls(CartState())
+        if counted:
+            fold = cls(CartState(len(counted), counted[-1].at, counted[-1].id, list(enumerate(counted, 1))))
+        fold.complete = True
+        return fold
 
     @property
     def last(self) -> tuple[datetime, UUID] | None:
@@ -168,6 +172,16 @@ class CartFold:
         self._forget(at)
         if self._folding is not None:
             self._folding.take(op)
+
+    def insert(self, op: CartOp, at: datetime) -> None:
+        """One more operation that comes late; only while nothing was left out."""
+        assert self.complete
+        ops = [known for _, known in self._ops]
+        insort(ops, op, key=order_of)
+        self._count = len(ops)
+        self._ops = list(enumerate(ops, 1))
+        self._folding = None
+        self._forget(at)
 
     def cart(self, at: datetime) -> Cart:
         """The cart at `at`, which is not before what was folded."""

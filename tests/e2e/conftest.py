@@ -30,12 +30,9 @@ _prefixes = itertools.count(1)
 
 
 @pytest.fixture(scope="session", params=["log table", "kafka"])
-def bus_url(request: pytest.FixtureRequest) -> str | None:
+def bus(request: pytest.FixtureRequest) -> Kafka | None:
     """None: the log table in the database."""
-    if request.param == "log table":
-        return None
-    kafka: Kafka = request.getfixturevalue("kafka")
-    return f"{kafka.url}/stories{next(_prefixes)}"
+    return None if request.param == "log table" else request.getfixturevalue("kafka")
 
 
 @pytest.fixture(scope="session", params=list(LAYOUTS))
@@ -45,7 +42,7 @@ def layout(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], ...]:
 
 
 @pytest.fixture(scope="session")
-def letter_box(bus_url: str | None, layout: tuple[tuple[str, ...], ...]) -> Iterator[SmtpPeer]:
+def letter_box(bus: Kafka | None, layout: tuple[tuple[str, ...], ...]) -> Iterator[SmtpPeer]:
     """Where the letters of one deployment arrive."""
     with SmtpPeer() as peer:
         yield peer
@@ -53,10 +50,11 @@ def letter_box(bus_url: str | None, layout: tuple[tuple[str, ...], ...]) -> Iter
 
 @pytest.fixture(scope="session")
 async def deployment(
-    postgres_server: EmbeddedPostgres, letter_box: SmtpPeer, bus_url: str | None, layout: tuple[tuple[str, ...], ...]
+    postgres_server: EmbeddedPostgres, letter_box: SmtpPeer, bus: Kafka | None, layout: tuple[tuple[str, ...], ...]
 ) -> AsyncIterator[Deployment]:
     """Processes over an empty database, started at the same moment; they end by themselves when they are told to."""
     folder = Path(tempfile.mkdtemp(prefix="dripline-test-stories-"))
+    bus_url = f"{bus.url}/stories{next(_prefixes)}" if bus else None
     async with databases.cloned(postgres_server.url, "template0") as database_url:
         made = Deployment(folder, database_url=database_url, bus_url=bus_url, smtp_url=letter_box.url, layout=layout)
         try:

@@ -126,7 +126,9 @@ async def catch_up(observer: Observer, client: Client, limit: float = CATCHING_U
         calls_end = await observer.seconds_until_calls_end() + AFTER_CALLS
         await until(observer.no_call_is_open, limit=calls_end, what="no call is open any more", every=0.3)
     except AssertionError as problem:
-        raise AssertionError(f"{problem} {left}; dead letters: {(await observer.dead_letters())[:5]}") from None
+        lost = sorted(set(client.answered) - set(await observer.events()))
+        dead = await observer.dead_letters()
+        raise AssertionError(f"{problem} {left}; answered and lost: {lost[:5]}; dead letters: {dead[:5]}") from None
 
 
 async def assert_all_agree(

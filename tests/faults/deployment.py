@@ -78,6 +78,11 @@ class Process:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def was_killed(self) -> bool:
+        """Whether SIGKILL ended it."""
+        return self._process is not None and self._process.poll() == -signal.SIGKILL
+
+    @property
     def is_frozen(self) -> bool:
         """Whether SIGSTOP holds it (state T in /proc)."""
         assert self._process is not None

@@ -24,9 +24,9 @@ BUSY_LIMIT = 30.0  # seconds until a service must have been caught in the middle
 @pytest.mark.timeout(180 + 60 * KILLS)
 @BOTH
 async def test_services_killed_under_load_lose_nothing_and_send_nothing_twice(
-    deploy: Callable[..., Deployment], bus_url: str | None, smtp_peer: SmtpPeer, folder: Path
+    deploy: Callable[..., Deployment], kind: str, bus_url: str | None, smtp_peer: SmtpPeer, folder: Path
 ) -> None:
-    chance = random.Random(SEED)
+    chance = random.Random(f"{SEED} {kind}")
     deployment = deploy(FOUR_PROCESSES, bus_url)
     await deployment.set_up()
     await deployment.start()
@@ -40,11 +40,10 @@ async def test_services_killed_under_load_lose_nothing_and_send_nothing_twice(
     with_the_provider = 0
     async with Observer.of(deployment) as observer:
         client.start()
-        for _ in range(KILLS):
-            await asyncio.sleep(chance.uniform(0.5, 2.5))  # a moment drawn by seed, nothing waits for it
-            service = chance.choice(SERVICE_NAMES)
+        for pause, service in drawn(chance):
+            await asyncio.sleep(pause)  # to vary the moment; nothing waits for it
             process = deployment.of(service)[0]
-            await freeze_in_the_middle(process, service, observer, client, chance)
+            await freeze_in_the_middle(process, service, observer, client)
             if service == "dispatch":
                 with_the_provider += (await observer.message_states())["calling"]
             process.kill()
@@ -57,17 +56,22 @@ async def test_services_killed_under_load_lose_nothing_and_send_nothing_twice(
     deployment.stop()
 
 
-async def freeze_in_the_middle(
-    process: Process, service: str, observer: Observer, client: Client, chance: random.Random
-) -> None:
+def drawn(chance: random.Random) -> list[tuple[float, str]]:
+    """For each kill the pause before it in seconds, and the service; none comes again before all have come."""
+    services: list[str] = []
+    while len(services) < KILLS:
+        services += chance.sample(SERVICE_NAMES, len(SERVICE_NAMES))
+    return [(chance.uniform(0.5, 2.5), service) for service in services[:KILLS]]
+
+
+async def freeze_in_the_middle(process: Process, service: str, observer: Observer, client: Client) -> None:
     """Stops the process at a moment at which it has something in flight: only then a kill counts."""
 
     async def caught() -> bool:
-        await asyncio.sleep(chance.uniform(0, 0.05))
         process.freeze()
         if await observer.in_flight(service, client):
             return True
         process.thaw()
         return False
 
-    await until(caught, limit=BUSY_LIMIT, what=f"{process} is caught with something in flight", every=0)
+    await until(caught, limit=BUSY_LIMIT, what=f"{process} is caught with something in flight")

@@ -163,3 +163,19 @@ def test_an_operation_that_is_not_after_the_last_is_late() -> None:
     assert cart.is_late(op(4, "add", ("p", 1), at=10))
     assert cart.is_late(op(6, "add", ("p", 1), at=9))
     assert not cart.is_late(op(6, "add", ("p", 1), at=10))
+
+
+@settings(max_examples=200)
+@given(ops=operations(), later=st.integers(0, 45 * 24))
+def test_what_comes_late_is_put_in_its_place(ops: list[CartOp], later: int) -> None:
+    """In the order of their numbers, which is not that of their times; learned when all of them have occurred."""
+    end = START + timedelta(days=40)
+    cart = CartFold.of([], end)
+    for one in ops:
+        if cart.is_late(one):
+            cart.insert(one, end)
+        else:
+            cart.take(one, end)
+    assert cart.cart(end) == fold_cart(ops, end)
+    state = cart.state(end)
+    assert CartFold(state).cart(end + timedelta(hours=later)) == fold_cart(ops, end + timedelta(hours=later))

@@ -136,9 +136,14 @@ async def test_broken_off_it_goes_on_where_it_stopped(peer_of, job_of, concurren
     assert [row["line"] for row in listed] == ["5001"], "what is left out is listed though it was read after the break"
 
 
+def known_to(job) -> int:
+    """How many records the progress file says are done."""
+    return json.loads(job.state.read_text())["records"] if job.state.exists() else 0
+
+
 async def test_a_batch_that_waits_keeps_the_later_ones_from_counting_as_progress(peer_of, job_of):
     orders = [order(n) for n in range(2000)]
-    with peer_of("--answers", "503:30") as peer:
+    with peer_of("--answers", "503:8") as peer:
         job = job_of(orders, peer.url, concurrency=4)
         task = asyncio.create_task(run_import(job))
         async with asyncio.timeout(20):
@@ -147,7 +152,8 @@ async def test_a_batch_that_waits_keeps_the_later_ones_from_counting_as_progress
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not job.state.exists(), "the first batch is missing: nothing is done without a gap"
+        gap = min(n for n in range(2000) if f"orders:OrderCompleted:{n}" not in peer.ids)
+        assert known_to(job) <= gap, "nothing behind the batch that waits counts as done"
         assert (await run_import(job)).sent == 2000
         assert set(peer.ids) == wanted(orders)
 
@@ -161,16 +167,19 @@ async def test_killed_without_warning_it_goes_on_from_what_it_knew(peer_of, job_
         command = [sys.executable, "-c", COMMAND, *map(str, words), "--left-out", str(job.left_out)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         async with asyncio.timeout(30):
-            while len(peer.ledger) < 5000:
+            while known_to(job) < 2000:
                 assert process.poll() is None
                 await asyncio.sleep(0.02)
         process.kill()
         process.wait()
+        acknowledged, sent_before = known_to(job), len(peer.ledger)
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert set(peer.ids) == wanted(orders)
         assert set(peer.ids.values()) <= {1, 2}
-        assert len(peer.ledger) <= 8000 + 5 * 500, "what was acknowledged long before was not sent again"
+        # what was under way when it was killed may have arrived after the count
+        sent_again = len(peer.ledger) - sent_before
+        assert sent_again <= 8000 - acknowledged + 5 * 500, "what was acknowledged long before was not sent again"
     assert not job.state.exists()
 
 

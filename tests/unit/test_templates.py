@@ -12,7 +12,7 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.dispatch.documents import TemplateDocument, read_offers, read_templates
@@ -286,14 +286,16 @@ class TestHostileInput:
     def test_bombs_stop(self, bomb: str) -> None:
         assert fault(subject="Hi", text=bomb).startswith("bad-text")
 
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.dictionaries(
             st.text(max_size=10),
             st.recursive(
                 st.none() | st.booleans() | st.floats() | st.text(max_size=40) | st.integers(),
                 lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-                max_leaves=8,
+                max_leaves=5,
             ),
+            max_size=4,
         )
     )
     def test_whatever_an_event_holds_can_be_shown(self, event: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Stories of asking to be written to, and of letters that need no asking."""
+"""Stories of asking to be written to, and of letters that need no asking.
+
+Collected before the other stories: that somebody who never confirmed is forgotten everywhere is looked at after them.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from tests.support.shop import (
 from tests.support.wait import until
 
 pytestmark = pytest.mark.timeout(180)
+NEVER_CONFIRMED = Person("Ivan")
 SCANNER = {"User-Agent": "Mozilla/5.0 (compatible; LinkScanner/1.0; +https://scanner.example)"}
 
 
@@ -31,6 +35,28 @@ def subscription_requested(person: Person, form: str) -> dict:
         "anonymousId": f"a-{person.name.lower()}",
         "properties": {**properties, "text_version": "2026-01", "page": "http://shop.example/"},
     }
+
+
+async def test_who_never_confirms_is_reminded_once_and_forgotten(shop: Shop):
+    ivan = NEVER_CONFIRMED
+    await shop.tell_from_site(subscription_requested(ivan, form="hurried"))
+    first, second = await shop.letters(ivan, count=2)
+    assert second.message["Subject"] == "One click is missing: Dripline Shop"
+    assert links(text_of(first), "confirm") != []
+
+    async def forgotten() -> bool:
+        return await shop.person(email=ivan.email) is None
+
+    await until(forgotten, 30, f"{ivan.email} is forgotten", every=0.1)
+    visitor = await shop.known(anonymous_id="a-ivan")
+    assert ivan.email not in str(visitor)
+    assert ivan.email not in str(await shop.timeline(visitor["id"]))
+
+    # asking again within thirty days brings no second confirmation mail
+    await shop.tell_from_site(subscription_requested(ivan, form="hurried"))
+    *_, again = await shop.settled("double-opt-in-hurried", visitor["id"], count=3)
+    assert (again["state"], again["reason"]["code"]) == ("withheld", "limit")
+    assert len(shop.smtp.letters(ivan.email)) == 2
 
 
 async def status_of(shop: Shop, person: Person) -> str:
@@ -69,40 +95,6 @@ async def test_a_pressed_button_confirms_and_nothing_else_does(shop: Shop):
     assert names.count("Subscription Confirmed") == 1
     runs = await shop.all("/v1/runs", rule="double-opt-in", profile=profile)
     assert [(run["ended_as"], run["goal_at"] is not None) for run in runs] == [("goal", True)]
-
-
-async def test_who_never_confirms_is_reminded_once_and_forgotten(shop: Shop):
-    ivan = Person("Ivan")
-    await shop.tell_from_site(subscription_requested(ivan, form="hurried"))
-    first, second = await shop.letters(ivan, count=2)
-    assert second.message["Subject"] == "One click is missing: Dripline Shop"
-    assert links(text_of(first), "confirm") != []
-
-    async def forgotten() -> bool:
-        return await shop.person(email=ivan.email) is None
-
-    await until(forgotten, 30, f"{ivan.email} is forgotten", every=0.1)
-    visitor = await shop.known(anonymous_id="a-ivan")
-    assert ivan.email not in str(visitor)
-    assert ivan.email not in str(await shop.timeline(visitor["id"]))
-    await nowhere(shop, links(text_of(first), "confirm")[0])
-
-    # asking again within thirty days brings no second confirmation mail
-    await shop.tell_from_site(subscription_requested(ivan, form="hurried"))
-    again = await shop.settled("double-opt-in-hurried", visitor["id"])
-    assert again[-1]["state"] == "withheld"
-    assert again[-1]["reason"]["code"] == "limit"
-    assert len(shop.smtp.letters(ivan.email)) == 2
-
-
-async def nowhere(shop: Shop, link: str) -> None:
-    """Waits until a link of a letter leads nowhere any more; then its button does nothing either."""
-
-    async def gone() -> bool:
-        return (await shop.follow(link)).status_code in (404, 410)
-
-    await until(gone, 30, "the link is forgotten", every=0.2)
-    assert (await shop.follow(link, "POST")).status_code in (404, 410)
 
 
 async def test_a_transactional_letter_needs_no_consent(shop: Shop):
