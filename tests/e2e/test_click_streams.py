@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from services.audit import audit_and_print
 from services.importing.mapping import load_mapping
 from services.importing.runner import read_records
 from shared.embedded_postgres import EmbeddedPostgres
@@ -116,3 +119,11 @@ async def test_every_letter_that_was_wanted_is_a_message(lived: VirtualServer):
         runs[message["run"]] += 1
     assert len(runs) == sum(map(len, first_intents_of_file(STREAMS).values()))
     assert set(runs.values()) <= {1, 2}
+
+
+async def test_the_books_of_four_weeks_balance_and_every_decision_is_computed_again_without_a_difference(
+    lived: VirtualServer,
+):
+    context, said = lived.server.context, StringIO()
+    well = await audit_and_print(context.settings, context.database.url, Console(file=said, width=200), derive=True)
+    assert well, said.getvalue()
