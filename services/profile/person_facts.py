@@ -39,7 +39,7 @@ def _raw(value: Any) -> Raw:
     return Raw(_encode(value)) if value else ABSENT
 
 
-MOST_PUBLISHED = 20
+MOST_PUBLISHED = 10
 
 
 class FactsWire(msgspec.Struct, kw_only=True, omit_defaults=True):

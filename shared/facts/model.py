@@ -127,8 +127,8 @@ class Facts(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `events` holds only the names that were asked for (see `shared.cdp`), oldest first by (learned_at, id). `zone`: the
     person's IANA zone (trait `timezone`), else None and the shop's counts. `first_seen`: earliest occurred-at of the person.
-    In a record of `profile-events` the orders come without their lines, and of a cart with more than 20 products the latest
-    20; `shared.cdp.facts` has them all.
+    In a record of `profile-events` the orders come without their lines, and of a cart with more than 10 products the latest
+    10; `shared.cdp.facts` has them all.
     """
 
     profile: UUID

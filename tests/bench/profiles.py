@@ -141,7 +141,11 @@ def _spread(
 
 
 def _columns(rows: list[asyncpg.Record]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+    """Columns of the rows; an array among them goes as PostgreSQL writes it (unnest would take it apart)."""
+    return [
+        ["{" + ",".join(map(str, value)) + "}" if isinstance(value, list) else value for value in column]
+        for column in zip(*rows, strict=True)
+    ]
 
 
 async def _statement(connection: asyncpg.Connection, table: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from decimal import Decimal as D
@@ -620,3 +621,62 @@ async def test_a_large_mixed_batch_leaves_everything_consistent(database: Databa
     for published in events_of(applied):
         by_person.setdefault(published.profile, []).append(published.learned_at)
     assert all(moments == sorted(set(moments)) for moments in by_person.values())
+
+
+# ── side by side ───────────────────────────────────────────────────────────────────────────────────────────────────────
+async def until_somebody_waits(database: Database) -> None:
+    """Until a transaction of this test waits for another one."""
+    async with asyncio.timeout(10):
+        while not await rows(database, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.005)
+
+
+async def test_a_batch_whose_people_grow_while_it_waits_locks_the_greater_set(database: Database) -> None:
+    """B has read that the browser is somebody by itself; before it gets the lock, A makes it Anna's."""
+    feed, other = Feed(database), Feed(database, partition=1)
+    await feed(event("Identify", "m1", at=1, ids={"user_id": "anna", "email": "anna@example.com"}))
+    await feed(event("Product Viewed", "m2", at=2, ids={"anonymous_id": "a"}, trust="public"))
+    login = event("Identify", "m3", at=3, ids={"user_id": "anna", "anonymous_id": "a"}, trust="signed")
+    card = event("Identify", "m4", at=4, ids={"card": "c", "anonymous_id": "a"})
+    async with database.transaction() as tx:
+        await feed.handler(tx, feed.batch([login]))
+        waiting = asyncio.create_task(other(card))
+        await until_somebody_waits(database)
+    applied = await waiting
+    assert other.handler.grown == 1
+    (published,) = events_of(applied)
+    assert published.nodes == sorted(
+        [node("user_id", "anna"), node("email", "anna@example.com"), node("anonymous_id", "a"), node("card", "c")]
+    )
+    assert await membership_faults(database) == []
+    assert await differences_to_rows(database) == []
+
+
+async def test_two_batches_that_meet_the_same_newcomer_make_one_person(database: Database) -> None:
+    feed, other = Feed(database), Feed(database, partition=1)
+    first = event("Product Added", "m1", at=1, ids={"anonymous_id": "a"}, properties={"product_id": "p"})
+    second = event("Product Added", "m2", at=2, ids={"anonymous_id": "a"}, properties={"product_id": "q"})
+    async with database.transaction() as tx:
+        await feed.handler(tx, feed.batch([first]))
+        waiting = asyncio.create_task(other(second))
+        await until_somebody_waits(database)
+    (published,) = events_of(await waiting)
+    assert [it.product_id for it in published.facts.cart.items] == ["p", "q"]
+    async with database.transaction() as tx:
+        assert len(await people(tx)) == 1
+
+
+async def test_two_batches_that_report_the_same_order_make_one_order(database: Database) -> None:
+    feed, other = Feed(database), Feed(database, partition=1)
+    browser = event(
+        "Order Completed", "m1", at=1, ids={"anonymous_id": "a"}, trust="public", properties={"order_id": "o"}
+    )
+    server = event("Order Completed", "m2", at=2, ids={"user_id": "u"}, properties={"order_id": "o", "total": 7})
+    async with database.transaction() as tx:
+        await feed.handler(tx, feed.batch([browser]))
+        waiting = asyncio.create_task(other(server))
+        await until_somebody_waits(database)
+    (published,) = events_of(await waiting)
+    assert (published.first, published.facts.orders[0].learned_at) == (True, seconds(1))
+    assert (await facts(database, "anonymous_id", "a")).orders == []
+    assert await differences_to_rows(database) == []
