@@ -94,9 +94,11 @@ class Bought(Leaf):
         where = both(
             [line_test(statement, path, one) for path, one in (asked.where.root if asked.where else {}).items()]
         )
+        refunds = statement.once(f"SELECT m.profile FROM cdp.refund r {statement.owner('r.node')}")
         plain = (
-            "NOT EXISTS (SELECT FROM cdp.refund r WHERE r.order_key = l.order_key) AND NOT EXISTS "
-            "(SELECT FROM cdp.order_line x WHERE x.order_key = l.order_key AND x.event <> l.event)"
+            "NOT EXISTS (SELECT FROM cdp.refund r WHERE r.order_key = l.order_key) "
+            f"AND m.profile NOT IN (SELECT profile FROM {refunds}) "  # of an unknown order: taken off any of theirs
+            "AND NOT EXISTS (SELECT FROM cdp.order_line x WHERE x.order_key = l.order_key AND x.event <> l.event)"
         )
         units = "count(*)" if asked.at_least == 1 else "sum(l.quantity)"
         lines = counted_orders(statement, "JOIN cdp.order_line l ON l.order_key = o.key")
