@@ -154,8 +154,9 @@ class Kafka:
         configuration.write_text(self._properties())
         (self.folder / "log4j2.properties").write_text(LOG4J)
         if not (self.folder / "data" / "meta.properties").exists():
+            # written with "=", because an id may begin with "-", which the tool would take for an option of its own
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            self._run_tool("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(configuration))
+            self._run_tool("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(configuration))
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
                 [*_guarded(), *self._java(self.heap), "kafka.Kafka", str(configuration)],

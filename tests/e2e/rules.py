@@ -8,13 +8,15 @@ from __future__ import annotations
 from tests.support.rules import edited
 
 
-def cart_rule(name: str, category: str, *, holdout: str = "0%") -> str:
+def cart_rule(name: str, category: str, *, idle: str = "2s", holdout: str = "0%") -> str:
     """The README's example rule for carts with goods of this category, after two seconds instead of twenty."""
     condition = f"{{cart: {{not_empty: true, has: {{category: {{eq: {category}}}}}}}}}"
-    return edited("examples/cart-in-20-seconds", **{"name": name, "idle": "2s", "if": condition, "holdout": holdout})
+    return edited("examples/cart-in-20-seconds", **{"name": name, "idle": idle, "if": condition, "holdout": holdout})
 
 
 CART = cart_rule("cart", "records")
+# for stories in which much has to happen before the time is over
+CART_PATIENT = cart_rule("cart-patient", "clocks", idle="4s")
 CART_HELD_OUT = cart_rule("cart-held-out", "lamps", holdout="100%")
 CART_SWITCHED_OFF = cart_rule("cart-switched-off", "chairs")
 OPT_IN = edited("double-opt-in", enter="{on: Subscription Requested, where: {form: {ne: hurried}}}")
@@ -43,4 +45,4 @@ ORDER_READY_TEMPLATE = {
     "</mj-column></mj-section></mj-body></mjml>",
     "text": "Order {{ event.order_id }} waits for you.",
 }
-ALL = (CART, CART_HELD_OUT, CART_SWITCHED_OFF, OPT_IN, OPT_IN_HURRIED, WELCOME, ORDER_READY)
+ALL = (CART, CART_PATIENT, CART_HELD_OUT, CART_SWITCHED_OFF, OPT_IN, OPT_IN_HURRIED, WELCOME, ORDER_READY)

@@ -106,13 +106,13 @@ async def first_letters_wanted(server: VirtualServer) -> dict[int, list[int]]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_letter_is_wanted_if_and_only_if_a_cart_was_left_alone_for_an_hour(lived: VirtualServer):
+async def test_a_letter_is_wanted_if_and_only_if_a_cart_was_left_alone_for_an_hour(lived: VirtualServer) -> None:
     expected = first_intents_of_file(STREAMS)
     assert await first_letters_wanted(lived) == expected
     assert sum(map(len, expected.values())) > 5
 
 
-async def test_every_letter_that_was_wanted_is_a_message(lived: VirtualServer):
+async def test_every_letter_that_was_wanted_is_a_message(lived: VirtualServer) -> None:
     messages = await lived.list("/v1/messages", rule="abandoned-cart")
     runs: dict[str, int] = defaultdict(int)
     for message in messages:
@@ -123,7 +123,7 @@ async def test_every_letter_that_was_wanted_is_a_message(lived: VirtualServer):
 
 async def test_the_books_of_four_weeks_balance_and_every_decision_is_computed_again_without_a_difference(
     lived: VirtualServer,
-):
+) -> None:
     context, said = lived.server.context, StringIO()
     well = await audit_and_print(context.settings, context.database.url, Console(file=said, width=200), derive=True)
     assert well, said.getvalue()

@@ -70,7 +70,7 @@ def lived() -> Iterator[Lived]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_three_days_of_the_shop_end_well_with_balanced_books(lived: Lived):
+def test_three_days_of_the_shop_end_well_with_balanced_books(lived: Lived) -> None:
     assert lived.status == 0, f"{lived.report}\n{lived.log}"[-4000:]
     books = lived.report[lived.report.index("The books") :]
     assert books.count("✓") >= 8
@@ -80,14 +80,14 @@ def test_three_days_of_the_shop_end_well_with_balanced_books(lived: Lived):
     assert number(lived.report, "runs of rules") > 20
 
 
-def test_the_letters_lie_in_the_inbox(lived: Lived):
+def test_the_letters_lie_in_the_inbox(lived: Lived) -> None:
     letters = mailbox.Maildir(lived.data / "inbox" / "email", create=False)
     sent = sum(int(count) for count in re.findall(r"│ email\s+│\s+(\d+) │", lived.report))
     assert len(letters) == sent > 0
     assert all(letter["To"] and letter["Subject"] for letter in letters)
 
 
-def test_the_log_names_nobody_and_only_the_owner_reads_the_keys(lived: Lived):
+def test_the_log_names_nobody_and_only_the_owner_reads_the_keys(lived: Lived) -> None:
     credentials = lived.data / "credentials.json"
     assert credentials.stat().st_mode & 0o777 == 0o600
     keys = json.loads(credentials.read_text())
@@ -96,7 +96,7 @@ def test_the_log_names_nobody_and_only_the_owner_reads_the_keys(lived: Lived):
     assert [address for address in addresses if address in lived.log] == []
 
 
-async def test_every_decision_of_the_shops_life_is_computed_again_without_a_difference(lived: Lived):
+async def test_every_decision_of_the_shops_life_is_computed_again_without_a_difference(lived: Lived) -> None:
     settings = load(data_dir=lived.data)
     said = StringIO()
     with EmbeddedPostgres(lived.data) as server:

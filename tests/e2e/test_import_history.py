@@ -140,7 +140,9 @@ async def people_in(shop: Shop) -> dict[str, dict[str, Any]]:
     return found
 
 
-async def test_a_broken_off_import_goes_on_and_everybody_has_their_orders_to_the_penny(shop: tuple[Shop, Deployment]):
+async def test_a_broken_off_import_goes_on_and_everybody_has_their_orders_to_the_penny(
+    shop: tuple[Shop, Deployment],
+) -> None:
     outside, deployment = shop
     break_off(deployment)
     said = deployment.command(*import_command(deployment))
@@ -167,7 +169,7 @@ def money(amount: float) -> Decimal:
     return Decimal(repr(amount))
 
 
-async def test_nobody_was_written_to_and_no_rule_began(shop: tuple[Shop, Deployment]):
+async def test_nobody_was_written_to_and_no_rule_began(shop: tuple[Shop, Deployment]) -> None:
     outside, _ = shop
     rules = {rule["name"] for rule in await outside.all("/v1/rules", state="active")}
     assert rules == {"abandoned-cart", "churn", "double-opt-in", "welcome"}
@@ -177,7 +179,7 @@ async def test_nobody_was_written_to_and_no_rule_began(shop: tuple[Shop, Deploym
         assert await outside.all("/v1/runs", rule=rule) == []
 
 
-async def test_a_second_import_changes_nothing(shop: tuple[Shop, Deployment]):
+async def test_a_second_import_changes_nothing(shop: tuple[Shop, Deployment]) -> None:
     outside, deployment = shop
     before = await people_in(outside)
     deployment.command(*import_command(deployment))

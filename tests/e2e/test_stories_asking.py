@@ -37,7 +37,7 @@ def subscription_requested(person: Person, form: str) -> dict:
     }
 
 
-async def test_who_never_confirms_is_reminded_once_and_forgotten(shop: Shop):
+async def test_who_never_confirms_is_reminded_once_and_forgotten(shop: Shop) -> None:
     ivan = NEVER_CONFIRMED
     await shop.tell_from_site(subscription_requested(ivan, form="hurried"))
     first, second = await shop.letters(ivan, count=2)
@@ -65,7 +65,7 @@ async def status_of(shop: Shop, person: Person) -> str:
     return str(address["status"])
 
 
-async def test_a_pressed_button_confirms_and_nothing_else_does(shop: Shop):
+async def test_a_pressed_button_confirms_and_nothing_else_does(shop: Shop) -> None:
     hanna = Person("Hanna")
     await shop.tell_from_site(subscription_requested(hanna, form="footer"))
     [mail] = await shop.letters(hanna)
@@ -97,7 +97,7 @@ async def test_a_pressed_button_confirms_and_nothing_else_does(shop: Shop):
     assert [(run["ended_as"], run["goal_at"] is not None) for run in runs] == [("goal", True)]
 
 
-async def test_a_transactional_letter_needs_no_consent(shop: Shop):
+async def test_a_transactional_letter_needs_no_consent(shop: Shop) -> None:
     julia = Person("Julia")
     await shop.tell(identify(julia), added(julia, product("records")))
     profile = (await shop.known(user_id=julia.user_id))["id"]
@@ -111,7 +111,9 @@ async def test_a_transactional_letter_needs_no_consent(shop: Shop):
     assert len(shop.smtp.letters(julia.email)) == 1
 
 
-async def test_who_agreed_by_the_shops_server_is_written_to_and_who_was_only_claimed_by_the_site_is_not(shop: Shop):
+async def test_who_agreed_by_the_shops_server_is_written_to_and_who_was_only_claimed_by_the_site_is_not(
+    shop: Shop,
+) -> None:
     kira = Person("Kira")
     await shop.tell_from_site({**identify(kira), "anonymousId": "a-kira"})
     await shop.tell_from_site(

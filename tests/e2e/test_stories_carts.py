@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
+from tests.faults.deployment import Deployment
 from tests.support.shop import (
     BROWSER,
     Person,
@@ -25,6 +30,8 @@ from tests.support.wait import until
 
 pytestmark = pytest.mark.timeout(180)
 RECORD = product("records", 1500, name="Kind of Blue")
+CLOCK = product("clocks", 1500, name="Wall clock")  # the rule for carts with clocks waits longer
+PATIENCE_WITH_CLOCKS = timedelta(seconds=4)
 
 
 async def come_in(shop: Shop, person: Person) -> str:
@@ -33,7 +40,7 @@ async def come_in(shop: Shop, person: Person) -> str:
     return str((await shop.known(user_id=person.user_id))["id"])
 
 
-async def test_three_posts_bring_a_cart_letter_that_says_why_it_was_sent(shop: Shop):
+async def test_three_posts_bring_a_cart_letter_that_says_why_it_was_sent(shop: Shop) -> None:
     anna = Person("Anna")
     profile = await come_in(shop, anna)
     await shop.tell(added(anna, RECORD))
@@ -54,7 +61,7 @@ async def test_three_posts_bring_a_cart_letter_that_says_why_it_was_sent(shop: S
     await shop.heard(profile, "Email Sent")
 
 
-async def test_an_opened_and_a_clicked_letter_stand_on_the_timeline_once(shop: Shop):
+async def test_an_opened_and_a_clicked_letter_stand_on_the_timeline_once(shop: Shop) -> None:
     clara = Person("Clara")
     profile = await come_in(shop, clara)
     await shop.tell(added(clara, RECORD))
@@ -76,7 +83,7 @@ async def test_an_opened_and_a_clicked_letter_stand_on_the_timeline_once(shop: S
     assert (names.count("Email Opened"), names.count("Email Clicked")) == (1, 1)
 
 
-async def test_after_one_click_the_next_cart_is_withheld_as_unsubscribed(shop: Shop):
+async def test_after_one_click_the_next_cart_is_withheld_as_unsubscribed(shop: Shop) -> None:
     boris = Person("Boris")
     profile = await come_in(shop, boris)
     await shop.tell(added(boris, RECORD))
@@ -107,7 +114,7 @@ async def may_write(shop: Shop, person: Person) -> bool:
     return any(one["may_write"] for one in address["consents"])
 
 
-async def test_an_order_before_the_timer_keeps_everybody_out_and_why_not_says_so(shop: Shop):
+async def test_an_order_before_the_timer_keeps_everybody_out_and_why_not_says_so(shop: Shop) -> None:
     dora = Person("Dora")
     profile = await come_in(shop, dora)
     await shop.tell(added(dora, RECORD), ordered(dora, "o-dora-1", RECORD))
@@ -125,12 +132,47 @@ async def test_an_order_before_the_timer_keeps_everybody_out_and_why_not_says_so
     assert shop.smtp.letters(dora.email) == []
 
 
-async def test_an_anonymous_cart_is_written_about_to_the_address_of_who_logs_in(shop: Shop):
+async def test_who_ordered_while_profile_was_late_gets_no_letter(shop: Shop, deployment: Deployment) -> None:
+    zoe = Person("Zoe")
+    profile = await come_in(shop, zoe)
+    await shop.tell(added(zoe, CLOCK))
+    [cart] = await shop.heard(profile, "Product Added")
+    due = datetime.fromisoformat(cart["learned_at"]) + PATIENCE_WITH_CLOCKS
+    async with nobody_may_store_events(deployment):
+        await shop.tell(ordered(zoe, "o-zoe-1", CLOCK))
+        # the order waits in the backlog at the moment at which a system that asks the clock would write
+        await until(lambda: datetime.now(UTC) > due + timedelta(seconds=1), what="the timer's moment is over")
+        assert await shop.all("/v1/runs", rule="cart-patient", profile=profile) == []
+    await shop.heard(profile, "Order Completed")
+    later = Person("Zoe-later")
+    await come_in(shop, later)
+    await shop.tell(added(later, CLOCK))
+    await shop.letters(later)
+
+    answer = await shop.get("/v1/decisions/why-not", rule="cart-patient", profile=profile)
+    assert (answer["entered"], answer["code"]) == (False, "stopped")
+    assert await shop.messages("cart-patient", profile) == []
+    assert shop.smtp.letters(zoe.email) == []
+
+
+@asynccontextmanager
+async def nobody_may_store_events(deployment: Deployment) -> AsyncIterator[None]:
+    """What makes profile late: its inserts wait for a lock that somebody else holds."""
+    connection = await asyncpg.connect(deployment.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE profile.event IN SHARE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_an_anonymous_cart_is_written_about_to_the_address_of_who_logs_in(shop: Shop) -> None:
     eva = Person("Eva")
     account = await come_in(shop, eva)
     site = await shop.post("/v1/sources", {"name": "shop-window", "kind": "signed"})
     browser = {"anonymousId": "a-eva"}
-    cart = {**browser, "type": "track", "event": "Product Added", "properties": RECORD}
+    cart = {**browser, "type": "track", "event": "Product Added", "properties": CLOCK}
     await shop.tell(cart, key=site["write_key"])
     stranger = await shop.known(anonymous_id="a-eva")
     assert stranger["id"] != account
@@ -140,7 +182,7 @@ async def test_an_anonymous_cart_is_written_about_to_the_address_of_who_logs_in(
     await shop.tell(login, key=site["write_key"])
 
     [letter] = await shop.letters(eva)
-    assert letter.message["Subject"] == "Kind of Blue is waiting for you"
+    assert letter.message["Subject"] == "Wall clock is waiting for you"
     merged = await shop.person(anonymous_id="a-eva")
     assert merged is not None
     assert merged["id"] == account
@@ -152,7 +194,7 @@ async def test_an_anonymous_cart_is_written_about_to_the_address_of_who_logs_in(
     }
 
 
-async def test_somebody_held_out_gets_nothing_and_leaves_a_ghost(shop: Shop):
+async def test_somebody_held_out_gets_nothing_and_leaves_a_ghost(shop: Shop) -> None:
     fedor = Person("Fedor")
     profile = await come_in(shop, fedor)
     await shop.tell(added(fedor, product("lamps")))
@@ -168,7 +210,7 @@ async def test_somebody_held_out_gets_nothing_and_leaves_a_ghost(shop: Shop):
     assert shop.smtp.letters(fedor.email) == []
 
 
-async def test_a_kill_switch_stops_a_rule_and_it_goes_on_when_it_is_switched_on_again(shop: Shop):
+async def test_a_kill_switch_stops_a_rule_and_it_goes_on_when_it_is_switched_on_again(shop: Shop) -> None:
     galina = Person("Galina")
     profile = await come_in(shop, galina)
     switch = {"scope": "rule", "name": "cart-switched-off"}
@@ -185,7 +227,7 @@ async def test_a_kill_switch_stops_a_rule_and_it_goes_on_when_it_is_switched_on_
 
 
 @pytest.mark.parametrize("meanwhile", ["unsubscribed", "ordered", "emptied"])
-async def test_what_happens_between_intent_and_claim_withholds_the_letter(shop: Shop, meanwhile: str):
+async def test_what_happens_between_intent_and_claim_withholds_the_letter(shop: Shop, meanwhile: str) -> None:
     person = Person(f"Hold-{meanwhile}")
     profile = await come_in(shop, person)
     events, code, said = {

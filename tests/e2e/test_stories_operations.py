@@ -13,7 +13,7 @@ from tests.support.wait import until
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_one_bad_event_among_good_ones_is_kept_seen_and_taken_when_it_is_mended(shop: Shop):
+async def test_one_bad_event_among_good_ones_is_kept_seen_and_taken_when_it_is_mended(shop: Shop) -> None:
     leonid = Person("Leonid")
     good, bad, other = (
         {**identify(leonid), "messageId": "leonid-1"},
@@ -38,7 +38,7 @@ async def test_one_bad_event_among_good_ones_is_kept_seen_and_taken_when_it_is_m
     await shop.heard(profile, "Product Added")
 
 
-async def test_an_order_in_another_currency_is_kept_and_counts_when_it_is_mended(shop: Shop):
+async def test_an_order_in_another_currency_is_kept_and_counts_when_it_is_mended(shop: Shop) -> None:
     maria = Person("Maria")
     order = {"order_id": "o-maria", "total": 2400, "currency": "USD"}
     await shop.tell(identify(maria), track(maria, "Order Completed", **order), track(maria, "Product Viewed"))
@@ -72,7 +72,7 @@ async def dead_letter(shop: Shop, words: str) -> dict[str, Any]:
     return found
 
 
-async def test_a_bad_event_alone_is_refused_with_a_pointer_to_the_field(shop: Shop):
+async def test_a_bad_event_alone_is_refused_with_a_pointer_to_the_field(shop: Shop) -> None:
     answer = await shop.post_batch([{"type": "track", "userId": "u-leonid"}])
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
@@ -80,7 +80,7 @@ async def test_a_bad_event_alone_is_refused_with_a_pointer_to_the_field(shop: Sh
     assert (error["pointer"], error["detail"]) == ("#/batch/0/event", "a track event needs its name")
 
 
-async def test_every_service_says_that_it_is_alive_ready_and_of_one_version(shop: Shop):
+async def test_every_service_says_that_it_is_alive_ready_and_of_one_version(shop: Shop) -> None:
     versions = set()
     for service in shop.urls:
         assert (await shop.call("GET", f"/{service}/livez")).json() == {"live": True}
@@ -88,3 +88,22 @@ async def test_every_service_says_that_it_is_alive_ready_and_of_one_version(shop
         assert "dripline_" in (await shop.call("GET", f"/{service}/metrics")).text
         versions.add((await shop.call("GET", f"/{service}/version")).json()["version"])
     assert len(versions) == 1
+
+
+async def test_the_inbox_shows_the_letter_and_why_it_was_sent_to_who_has_a_key(shop: Shop) -> None:
+    nina = Person("Nina")
+    await shop.tell(identify(nina), track(nina, "Order Ready", order_id="o-nina"))
+    await shop.letters(nina)
+    profile = (await shop.known(user_id=nina.user_id))["id"]
+    [message] = await shop.settled("order-ready", profile)
+
+    closed = await shop.call("GET", "/inbox")
+    assert closed.status_code == 401, "letters leave the machine here: not everybody on it may read them"
+    listed = await shop.call("GET", "/inbox", headers=shop.bearer)
+    assert f"/inbox/{message['id']}" in listed.text
+    shown = (await shop.call("GET", f"/inbox/{message['id']}", headers=shop.bearer)).text
+    assert "Your order o-nina is ready" in shown
+    assert "order-ready" in shown, "the rule that wanted it"
+    letter = await shop.call("GET", f"/inbox/{message['id']}/letter", headers=shop.bearer)
+    assert "Order o-nina waits for you." in letter.text
+    assert "<script" not in letter.text

@@ -13,7 +13,7 @@ from tests.support.wait import until
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_the_links_of_who_was_forgotten_lead_nowhere(shop: Shop):
+async def test_the_links_of_who_was_forgotten_lead_nowhere(shop: Shop) -> None:
     letter, *_ = shop.smtp.letters(NEVER_CONFIRMED.email)
     [link] = links(text_of(letter), "confirm")
 
@@ -27,13 +27,13 @@ async def test_the_links_of_who_was_forgotten_lead_nowhere(shop: Shop):
 
 async def test_the_books_balance_and_every_decision_is_computed_again_without_a_difference(
     shop: Shop, deployment: Deployment
-):
+) -> None:
     said = deployment.command("audit", "--derive")
     assert "decisions of triggers, computed again: 0 differences" in said
     assert "choices of dispatch, computed again: 0 differences" in said
     assert "✗" not in said
 
 
-async def test_no_dead_letter_is_open_but_those_that_ingest_refused(shop: Shop):
+async def test_no_dead_letter_is_open_but_those_that_ingest_refused(shop: Shop) -> None:
     left = await shop.all("/v1/dead-letters", state="open")
     assert [letter for letter in left if letter["service"] != "ingest"] == []

@@ -294,7 +294,8 @@ def test_did_means_once_and_at_most_alone_means_none_is_fine() -> None:
 
 
 def test_an_event_that_occurred_or_was_learned_after_the_moment_is_not_counted() -> None:
-    late = [viewed(-0.001), event("Product Viewed", ago(days=1), T + timedelta(microseconds=1))]
+    micro = timedelta(microseconds=1)
+    late = [event("Product Viewed", T + micro, T), event("Product Viewed", ago(days=1), T + micro)]
     assert holds({"did_not": {"event": "Product Viewed"}}, facts(events=late))
 
 

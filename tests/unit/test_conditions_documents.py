@@ -77,6 +77,8 @@ def test_the_schema_is_one_and_refuses_what_the_parser_refuses() -> None:
         ({"local_time": {"between": ["9", "21:00"]}}, "/if/local_time/between/0", "is no time of day"),
         ({"local_time": {"between": ["09:00", "09:00"]}}, "/if/local_time/between", "at the same time"),
         ({"holiday": "yes"}, "/if/holiday", "boolean"),
+        ({"trait": {"city": {"in": ["Kazan", "a\x00b"]}}}, "/if/trait/city/in/1", "no text"),
+        ({"did": {"event": "\ud800"}}, "/if/did/event", "no text"),
         ({"segment": {"in": ["moscow"]}}, "/if/segment", "it needs segments"),
         ({"rfm": {"in": ["loyal"]}}, "/if/rfm", "it needs RFM cells"),
         ({"value": {"cltv": {"gte": 1}}}, "/if/value", "it needs customer value"),
