@@ -8,10 +8,13 @@ A file declares `ADAPTER = <class>`; the registry finds it. `docs/ADDING.md` sho
 - What came of it is one of five outcomes (`Result`), whatever the provider calls it. *unknown* is said only when the
   provider may have taken the message; *retry* only when it certainly has not.
 - A `repeatable` adapter may be told the same message again, with the same `key`: the person gets it once.
+- What it is told by API (`settings_type`) comes with each exchange; it keeps nothing of it but connections.
+- `receive` believes a provider's call only when it is proven; reports may come twice, late and in any order.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -23,12 +26,26 @@ from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 import msgspec
+import pydantic
 
 from services.dispatch.inputs import Cap
 from services.dispatch.rendered import Rendered
+from shared.clock import Clock, SystemClock
+from shared.ids import RandomBits
 from shared.settings import Settings
 
 Outcome = Literal["sent", "retry", "bounced", "failed", "unknown"]
+
+
+# What a provider tells later of a message that it took. *replied*: the person answered; *done*: a task for people was
+# worked off.
+Told = Literal["delivered", "failed", "bounced", "complained", "opened", "clicked", "replied", "unsubscribed", "done"]
+
+
+class AdapterSettings(pydantic.BaseModel):
+    """What an adapter is told by API. Fields of the type SecretStr are written and never read back."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -46,6 +63,51 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     provider_id: str = ""
     charged: Decimal | None = None
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a provider tells of a message later. Names the message by our id, by the provider's own, or (complaints about
+    mails of long ago) by the address. `id`: the provider's for this report, or made from its content: a report is
+    applied once. `at`: when it happened, by the provider; None if it does not say. `detail`: without personal data.
+    `properties`: what else the event carries (the outcome of a call)."""
+
+    what: Told
+    id: str
+    message: UUID | None = None
+    provider_id: str = ""
+    address: str = ""
+    at: datetime | None = None
+    detail: str = ""
+    charged: Decimal | None = None
+    properties: dict[str, Any] = {}
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A provider's HTTP call to `/webhooks/{adapter}`. `headers` in lower case; `query` decoded; `at`: business time."""
+
+    method: str
+    headers: dict[str, str]
+    query: dict[str, str]
+    body: bytes
+    at: datetime
+    settings: Any
+
+
+class Received(msgspec.Struct, frozen=True):
+    """What a provider's call said, and what it wants to hear."""
+
+    reports: list[Report]
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class Forged(Exception):
+    """The call does not prove that it comes from the provider; answered with 403."""
+
+
+class Unreadable(Exception):
+    """The call is proven and cannot be read; answered with 400. The text says what is wrong with which field."""
 
 
 class TooLate(Exception):
@@ -81,7 +143,10 @@ class Exchange:
     sender: tuple[str, str]
     at: datetime
     start_by: StartBy
-    settings: dict[str, Any] = field(default_factory=dict)
+    # An instance of the adapter's `settings_type`; None for adapters that are told nothing by API.
+    settings: Any = None
+    # Of earlier attempts, what the provider called them: for `ask`.
+    provider_id: str = ""
 
     def check_start(self) -> None:
         """To be called immediately before the exchange opens. Raises TooLate."""
@@ -90,10 +155,17 @@ class Exchange:
 
 @dataclass(frozen=True)
 class World:
-    """What an adapter may use of the process it runs in."""
+    """What an adapter may use of the process it runs in. `clock`: business time, for what a protocol signs; `bits`: chance.
+    `origin`: the address at which providers reach `/webhooks/…`."""
 
     settings: Settings
     inbox: Path
+    clock: Clock = field(default_factory=SystemClock)
+    bits: RandomBits = secrets.randbits
+
+    @property
+    def origin(self) -> str:
+        return self.settings.origin
 
 
 @dataclass(frozen=True)
@@ -123,6 +195,9 @@ class Adapter(ABC):
     address_kind: ClassVar[str]
     # Which part of a template it sends: email, sms, push, messenger, call.
     part: ClassVar[str]
+    # What it is told by API (`PUT /v1/channels/{channel}/adapters/{name}`); None: nothing. An adapter with settings serves
+    # once it has been told them.
+    settings_type: ClassVar[type[AdapterSettings] | None] = None
     # How long an exchange may take after it started; longer is *unknown*.
     timeout: ClassVar[timedelta] = timedelta(seconds=30)
     # Whether a repeat with the same key reaches the person once.
@@ -156,6 +231,10 @@ class Adapter(ABC):
     async def ask(self, exchange: Exchange) -> Result | None:
         """What became of an earlier attempt whose outcome is not known; None if the provider cannot be asked."""
         return None
+
+    async def receive(self, call: Call) -> Received:
+        """Reads a provider's call. Raises Forged, Unreadable."""
+        raise Unreadable(f"{self.name} takes no calls")
 
     async def close(self) -> None:  # noqa: B027 - most adapters keep nothing
         """Ends kept connections."""
