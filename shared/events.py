@@ -127,7 +127,16 @@ class ProfileSplit(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="
     learned_at: datetime
 
 
-ProfileRecord = ProfileEvent | ProfileMerged | ProfileSplit
+class ProfileErased(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="record", tag="erased"):
+    """Profile `profile` was erased at `learned_at`: whatever is kept of these nodes must be forgotten."""
+
+    id: UUID
+    profile: UUID
+    nodes: list[UUID]
+    learned_at: datetime
+
+
+ProfileRecord = ProfileEvent | ProfileMerged | ProfileSplit | ProfileErased
 
 
 class Addressed(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -217,7 +226,17 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="recor
     revenue: Decimal = Decimal(0)
 
 
-MessageRecord = Intended | Cancelled | Outcome
+class Erased(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="record", tag="erased"):
+    """Somebody was erased at `at`: nothing is sent to these nodes any more, and what was sent loses address and text.
+    Published under the profile's id."""
+
+    id: UUID
+    profile: UUID
+    nodes: list[UUID]
+    at: datetime
+
+
+MessageRecord = Intended | Cancelled | Outcome | Erased
 
 _encoder = msgspec.json.Encoder()
 _event = msgspec.json.Decoder(Event)

@@ -44,6 +44,8 @@ DEGREE_LIMIT: dict[str, int] = {
 ADDRESS_KIND = {"email": "email", "sms": "phone", "call": "phone", "push": "device_token", "messenger": "external_id"}
 
 MAX_VALUE = 320  # characters; the longest legal e-mail address, and short enough for an index
+# A browser's subscription is its keys and an address that the push service made as long as it liked.
+MAX_LENGTH: dict[str, int] = {"device_token": 1024}
 
 
 class Identifier(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -67,8 +69,9 @@ def normalise(kind: str, value: str, country: str) -> str:
     text = unicodedata.normalize("NFC", str(value)).strip()
     if not text:
         raise BadIdentifier(f"{kind} is empty")
-    if len(text) > MAX_VALUE:
-        raise BadIdentifier(f"{kind} has {len(text)} characters, at most {MAX_VALUE} are allowed")
+    longest = MAX_LENGTH.get(kind, MAX_VALUE)
+    if len(text) > longest:
+        raise BadIdentifier(f"{kind} has {len(text)} characters, at most {longest} are allowed")
     if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in text):
         raise BadIdentifier(f"{kind} contains control characters")
     if kind == "email":

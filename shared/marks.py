@@ -7,6 +7,7 @@ E[p] was appended after the mark was made; so it is learned after F. See design 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from shared.db import Tx
@@ -17,36 +18,46 @@ MARK_LOCK = lock_key("mark", "all")
 
 
 class Marks:
-    """The marks that matter to the records `first…last` of one partition."""
+    """The marks that matter to some records. Ends rise with F, so the marks of a partition are sorted by both."""
 
-    def __init__(self, rows: list[tuple[int, datetime]]) -> None:
-        self._ends = [end for end, _ in rows]
-        self._moments = [moment for _, moment in rows]
+    def __init__(self, rows: Iterable[tuple[int, int, datetime]]) -> None:
+        """:param rows: (partition, end, F), sorted"""
+        self._ends: dict[int, list[int]] = {}
+        self._moments: dict[int, list[datetime]] = {}
+        for partition, end, moment in rows:
+            self._ends.setdefault(partition, []).append(end)
+            self._moments.setdefault(partition, []).append(moment)
 
-    def of(self, number: int) -> datetime | None:
+    def of(self, partition: int, number: int) -> datetime | None:
         """The latest F whose end is not above `number`; None if every mark is younger than the record."""
-        place = bisect_right(self._ends, number)
-        return self._moments[place - 1] if place else None
+        place = bisect_right(self._ends.get(partition, ()), number)
+        return self._moments[partition][place - 1] if place else None
 
 
-async def marks_for(tx: Tx, epoch: str, partition: int, first: int, last: int) -> Marks:
+async def marks_for(tx: Tx, epoch: str, spans: Mapping[int, tuple[int, int]]) -> Marks:
     """Reads the marks for a batch, within its transaction and after it was fetched (one statement).
 
-    Ends rise with F, so the marks are sorted by both.
+    :param spans: the first and the last number of each partition
     """
     rows = await tx.fetch(
         """
-        WITH marks AS (SELECT ends[$2 + 1] AS e, f FROM platform.mark WHERE epoch = $1 AND ends[$2 + 1] <= $4)
-        SELECT e, f FROM marks WHERE e > $3
-        UNION ALL (SELECT e, f FROM marks WHERE e <= $3 ORDER BY f DESC LIMIT 1)
-        ORDER BY f
+        SELECT s.partition, m.e, m.f
+        FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS s(partition, first, last)
+        CROSS JOIN LATERAL (
+            SELECT ends[s.partition + 1] AS e, f FROM platform.mark
+            WHERE epoch = $1 AND ends[s.partition + 1] > s.first AND ends[s.partition + 1] <= s.last
+            UNION ALL
+            (SELECT ends[s.partition + 1], f FROM platform.mark
+             WHERE epoch = $1 AND ends[s.partition + 1] <= s.first ORDER BY f DESC LIMIT 1)
+        ) m
+        ORDER BY s.partition, m.f
         """,
         epoch,
-        partition,
-        first,
-        last,
+        list(spans),
+        [first for first, _ in spans.values()],
+        [last for _, last in spans.values()],
     )
-    return Marks([(row[0], row[1]) for row in rows])
+    return Marks(tuple(row) for row in rows)
 
 
 async def hold_mark(tx: Tx) -> datetime:

@@ -8,6 +8,7 @@ The relay (`shared.relay`) publishes in that order and deletes what is published
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from uuid import UUID
 
 import msgspec
@@ -17,6 +18,8 @@ from shared.db import Tx
 from shared.spine_tables import FREE_SHARDS
 
 HEADER = "outbox"
+# Before a shard's name among what a position has seen: records above that number tell of what a restore undid.
+UNDONE = "undone:"
 
 _pack = msgspec.msgpack.Encoder()
 _unpack = msgspec.msgpack.Decoder(list[Outgoing])
@@ -37,7 +40,16 @@ def free_shards(generation: int) -> list[str]:
 
 def partition_shard(topic: str, partition: int, epoch: str, generation: int) -> str:
     """The shard of the partition that a consumer reads. Another epoch or generation numbers anew, so it is in the name."""
-    return f"{topic}/{partition}@{epoch[:8]}.{generation}"
+    mark = blake2b(epoch.encode(), digest_size=6).hexdigest()  # epochs of one Kafka cluster begin alike
+    return f"{topic}/{partition}@{mark}.{generation}"
+
+
+def renamed(shard: str, generation: int) -> str:
+    """The name that a shard of this generation has in the next one."""
+    name, end = shard.removesuffix(str(generation)), str(generation)
+    if name + end != shard or name[-1:] not in ("@", "."):
+        raise ValueError(f"{shard} is no shard of generation {generation}")
+    return f"{name}{generation + 1}"
 
 
 def stamped(shard: str, number: int, records: Sequence[Outgoing]) -> list[Outgoing]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -43,7 +44,14 @@ class Settings(BaseSettings):
     """The PostgreSQL server: `postgresql://user:password@host/db`. Default: an embedded server under `data_dir`."""
 
     data_dir: Path = Path("data")
-    """Folder of the embedded database, the inbox and the credentials of the first start."""
+    """Folder of the embedded database, the inbox, the credentials of the first start and the erasure journal."""
+
+    erasure_journal: Path | None = None
+    """File outside the database that remembers, by keyed hashes, who was erased: a restore applies it before the system
+    opens. Default: `erasures.txt` in `data_dir`; `off` keeps none. Back it up on its own."""
+
+    dead_letter_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Days that dead letters are kept after they were replayed or discarded, and those nobody looked at."""
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = PARTITIONS
     """Partitions of each bus topic, fixed when it is made. Default: 64, or 8 when bus and database are embedded."""
@@ -104,6 +112,10 @@ class Settings(BaseSettings):
     quiet_hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] = "21:00-09:00"
     """Local time of day in which SMS, push, messengers and calls wait. E-mail has none unless its channel sets them."""
 
+    outside_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Networks such as `10.0.0.0/8`, separated by commas, that providers' addresses may lie in although they are not
+    public. Default: none; a channel that is told an address in your own network is refused."""
+
     # ── secrets ───────────────────────────────────────────────────────────────────────────────────────────────────
     secret_key: SecretStr | None = None
     """Key that signs links in messages. Default: made at the first start and kept in the database."""
@@ -115,7 +127,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level that is written."""
 
-    @field_validator("services", "shop_hosts", "channels_path", mode="before")
+    @field_validator("services", "shop_hosts", "channels_path", "outside_allow", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -208,6 +220,13 @@ class Settings(BaseSettings):
     def inbox_dir(self) -> Path:
         """Where messages land until a channel is configured; e-mail as Maildir."""
         return self.data_dir / "inbox"
+
+    @property
+    def erasure_journal_file(self) -> Path | None:
+        """`erasure_journal`, or its default; None when there is none."""
+        if self.erasure_journal is not None and str(self.erasure_journal) == "off":
+            return None
+        return self.erasure_journal or self.data_dir / "erasures.txt"
 
     @property
     def credentials_file(self) -> Path:

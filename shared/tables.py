@@ -48,6 +48,10 @@ deployment = Table(
     ),
     Column("state", Text, nullable=False, server_default="open", comment="open | held (after a restore)"),
     _time("made_at", default=True),
+    Column("home", Text, comment="server and database in which it ran last: another one is a copy, and must say so"),
+    Column("bus", JSONB, comment="bus topic -> epoch in use; NULL: whatever the next start finds"),
+    _time("backup_at", nullable=True, comment="of the backup that was restored last"),
+    _time("restored_at", nullable=True, comment="end of the gap: what was decided up to here may have been sent"),
 )
 
 api_key = Table(

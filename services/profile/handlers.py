@@ -44,10 +44,9 @@ class Handler:
     async def _set_base(self, tx: Tx, batch: Batch, incoming: Sequence[Incoming]) -> None:
         """The earliest moment at which each event may count as learned: after the marks that were made before it came."""
         if batch.topic == EVENTS:
-            numbers = [record.number for record in batch.records]
-            marks = await marks_for(tx, batch.epoch, batch.partition, numbers[0], numbers[-1])
-            for one in incoming:
-                if (mark := marks.of(one.number)) is not None and mark >= one.base:
+            marks = await marks_for(tx, batch.epoch, batch.spans())
+            for record, one in zip(batch.records, incoming, strict=True):
+                if (mark := marks.of(record.partition, record.number)) is not None and mark >= one.base:
                     one.base = mark + MICROSECOND
             return
         least = max(batch.now, await hold_mark(tx) + MICROSECOND)

@@ -61,7 +61,6 @@ class Incoming(msgspec.Struct, eq=False):
     event: Event
     origin: UUID
     nodes: list[UUID]
-    number: int
     value: bytes
     base: datetime
     trust: int
@@ -98,7 +97,7 @@ def read(record: Record, now: datetime, currency: str) -> Incoming:
     nodes = [origin, *(one.node for one in event.ids if one.node != origin)]
     if found.address is not None and found.address not in nodes:
         nodes.append(found.address)
-    incoming = Incoming(event, origin, nodes, record.number, value, event.received_at, trust, found, digest=digest)
+    incoming = Incoming(event, origin, nodes, value, event.received_at, trust, found, digest=digest)
     if trust == TRUST_RANK["internal"]:
         _read_own(incoming)
     else:

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from shared.facts.cart import CartFold, CartState
 from shared.facts.model import Address, Cart, Consent, Order, Refund
-from shared.facts.orders import Folded, order_of
+from shared.facts.orders import Folded, order_of, refund_order_of
 from shared.facts.rows import CartOp, TraitRow
 from shared.facts.state import (
     ABSENT,
@@ -94,7 +94,7 @@ class PersonFacts:
             traits=_raw(state.traits),
             cart=_raw(state.cart) if state.cart.count else ABSENT,
             orders=_raw([without_lines(order) for order in sorted(state.orders, key=order_of)]),
-            refunds=_raw([_bare(refund) for refund in state.refunds]),
+            refunds=_raw([_bare(refund) for refund in sorted(state.refunds, key=refund_order_of)]),
             consents=_raw(state.consents),
             addresses=_raw(state.addresses),
         )
@@ -214,7 +214,7 @@ class PersonFacts:
             elif name == "orders":
                 value.sort(key=order_of)
             elif name == "refunds":
-                value.sort(key=lambda refund: (refund.at, refund.key))
+                value.sort(key=refund_order_of)
             setattr(self._kept, name, _raw(value))
             self._dirty.discard(name)
         return getattr(self._kept, name)

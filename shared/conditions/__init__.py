@@ -9,7 +9,7 @@ from shared.conditions.evaluating import evaluate, explain, needs
 from shared.conditions.json_schema import schema
 from shared.conditions.model import Condition, Moment, Needs, Verdict
 from shared.conditions.parser import parse
-from shared.conditions.sql.compiling import SqlCondition, compile_sql
+from shared.conditions.sql.compiling import SqlCondition, compile_sql, members_sql
 from shared.conditions.where import EventMatch, Where, match_holds, parse_match, parse_where, where_holds
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "evaluate",
     "explain",
     "match_holds",
+    "members_sql",
     "needs",
     "parse",
     "parse_match",

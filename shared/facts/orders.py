@@ -68,7 +68,7 @@ def _distinct(refunds: Iterable[RefundRow]) -> list[RefundRow]:
         there = best.get(refund.refund_key)
         if there is None or _rank(refund) > _rank(there):
             best[refund.refund_key] = refund
-    return sorted(best.values(), key=lambda refund: (refund.at, refund.event))
+    return sorted(best.values(), key=lambda refund: (refund.at, refund.refund_key))
 
 
 def _alone(row: RefundRow) -> Refund:
@@ -132,3 +132,8 @@ def take_back_alone(orders: Iterable[Order], refunds: Iterable[Refund]) -> None:
 def order_of(order: Order) -> tuple:
     """Orders are listed in this order: oldest first."""
     return order.at, order.key
+
+
+def refund_order_of(refund: Refund) -> tuple:
+    """Refunds are listed in this order, however they were put together: oldest first."""
+    return refund.at, refund.order_key, refund.key

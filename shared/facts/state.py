@@ -17,7 +17,7 @@ import msgspec
 
 from shared.facts.cart import CartFold, CartState
 from shared.facts.model import Address, Consent, Facts, Order, Refund
-from shared.facts.orders import order_of
+from shared.facts.orders import order_of, refund_order_of
 from shared.facts.rows import TraitRow
 from shared.identifiers import ADDRESS_KIND
 
@@ -172,7 +172,7 @@ def facts_of(
         traits=traits,
         cart=CartFold(state.cart).cart(at),
         orders=sorted(state.orders, key=order_of),
-        refunds=state.refunds,
+        refunds=sorted(state.refunds, key=refund_order_of),
         consents=state.consents,
         addresses=state.addresses,
         zone=zone_of(traits),

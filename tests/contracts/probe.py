@@ -48,9 +48,9 @@ async def main(database_url: str, bus_url: str) -> None:
 
         async def write_down(tx: Tx, batch: Batch) -> Applied:
             await tx.execute(
-                "INSERT INTO probe.effect SELECT $1, $2, * FROM unnest($3::bigint[], $4::text[])",
+                "INSERT INTO probe.effect SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::text[])",
                 context.member,
-                batch.partition,
+                [record.partition for record in batch.records],
                 [record.number for record in batch.records],
                 [record.value.decode() for record in batch.records],
             )

@@ -12,9 +12,10 @@ from sqlalchemy import MetaData, create_engine
 from sqlalchemy.schema import CreateTable
 
 from shared import wake as signals
-from shared.bus.base import Outgoing
+from shared.batch import Fetched
+from shared.bus.base import Outgoing, Record
 from shared.clock import VirtualClock
-from shared.consumer import Applied, Batch, Consumer, Fenced
+from shared.consumer import Applied, Batch, Consumer, Fenced, bundles
 from shared.db import Tx
 from shared.errors import Permanent
 from shared.events import EVENTS, PROFILE_EVENTS
@@ -54,6 +55,15 @@ async def writes_and_passes_on(tx: Tx, batch: Batch) -> Applied:
         [record.value.decode() for record in batch.records],
     )
     return Applied(publish=[Outgoing(PROFILE_EVENTS, record.key, record.value) for record in batch.records])
+
+
+async def only_notes(tx: Tx, batch: Batch) -> Applied:
+    await tx.execute(
+        "INSERT INTO probe.effect SELECT * FROM unnest($1::bigint[], $2::text[])",
+        [record.number for record in batch.records],
+        [record.value.decode() for record in batch.records],
+    )
+    return Applied()
 
 
 async def only_writes(tx: Tx, batch: Batch) -> Applied:
@@ -154,10 +164,45 @@ async def test_a_batch_fetched_before_somebody_else_moved_the_position_is_refuse
         partition = next(number for number, end in ends.items() if end)
         stale, current = await slow._take_over(EVENTS, partition), await fast._take_over(EVENTS, partition)
         found = await context.bus.fetch(EVENTS, {partition: 0}, limit=10, wait=1)
-        await fast._handle(EVENTS, partition, current, found[partition])
+        await fast._handle(EVENTS, Fetched(found, {partition: current}, by_header=False))
         with pytest.raises(Fenced):
-            await slow._handle(EVENTS, partition, stale, found[partition])
+            await slow._handle(EVENTS, Fetched(found, {partition: stale}, by_header=False))
     assert await _values(spine_url, "probe.effect") == ["a", "b"]
+
+
+async def test_of_several_partitions_in_one_transaction_none_is_handled_if_one_was_moved_by_somebody_else(
+    spine_url: str,
+) -> None:
+    async with context_for(spine_url, leases=False) as context:
+        keys = [f"key-{n}".encode() for n in range(12)]
+        await context.bus.append([Outgoing(EVENTS, key, key) for key in keys])
+        slow, fast = (
+            Consumer(context, group="probe", topics=[EVENTS], handler=only_notes, schema="probe", by_header=False)
+            for _ in range(2)
+        )
+        partitions = [number for number, end in (await context.bus.ends(EVENTS)).items() if end]
+        assert len(partitions) > 1
+        stale = {number: await slow._take_over(EVENTS, number) for number in partitions}
+        found = await context.bus.fetch(EVENTS, dict.fromkeys(partitions, 0), limit=100, wait=1)
+        last = max(partitions)
+        moved = {last: await fast._take_over(EVENTS, last)}
+        await fast._handle(EVENTS, Fetched({last: found[last]}, moved, by_header=False))
+        with pytest.raises(Fenced):
+            await slow._handle(EVENTS, Fetched(found, stale, by_header=False))
+        assert sorted(await _values(spine_url, "probe.effect")) == sorted(r.value.decode() for r in found[last])
+        rest = {number: found[number] for number in partitions if number != last}
+        await slow._handle(EVENTS, Fetched(rest, stale, by_header=False))
+    assert sorted(await _values(spine_url, "probe.effect")) == sorted(key.decode() for key in keys)
+
+
+def test_few_records_of_many_partitions_share_a_transaction_and_a_partition_that_failed_has_its_own() -> None:
+    def records(partition: int, count: int) -> list[Record]:
+        return [Record(EVENTS, partition, number, b"", b"", {}) for number in range(count)]
+
+    found = {0: records(0, 600), 1: records(1, 300), 2: records(2, 300), 3: records(3, 1000), 4: records(4, 1)}
+    shared = [sorted(bundle) for bundle in bundles(found, failing={4})]
+    assert shared == [[4], [0, 1], [2], [3]]
+    assert [sorted(bundle) for bundle in bundles({7: records(7, 1)}, failing=())] == [[7]]
 
 
 async def test_a_row_left_behind_by_a_dead_holder_is_published_by_the_next(spine_url: str) -> None:
@@ -174,7 +219,7 @@ async def test_a_row_left_behind_by_a_dead_holder_is_published_by_the_next(spine
         found = await context.bus.fetch(EVENTS, {partition: 0}, limit=10, wait=1)
         context.hooks.arm("consumer.before_relay", dies_before_the_relay)
         with pytest.raises(RuntimeError):
-            await dying._handle(EVENTS, partition, position, found[partition])
+            await dying._handle(EVENTS, Fetched(found, {partition: position}, by_header=False))
         assert not any((await context.bus.ends(PROFILE_EVENTS)).values())
         successor = Consumer(
             context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
@@ -229,8 +274,8 @@ async def test_the_watermark_follows_the_clock_when_nothing_is_there_and_waits_f
             assert not closing.done(), "nobody has handled the event, so the watermark must not pass it"
             partition = next(number for number, end in (await context.bus.ends(EVENTS)).items() if end)
             async with context.database.transaction() as tx:
-                marks = await marks_for(tx, context.bus.epoch(EVENTS), partition, 0, 0)
-                assert marks.of(0) == start + timedelta(minutes=1)
+                marks = await marks_for(tx, context.bus.epoch(EVENTS), {partition: (0, 0)})
+                assert marks.of(partition, 0) == start + timedelta(minutes=1)
                 await tx.execute(
                     """
                     INSERT INTO profile.position (group_name, epoch, topic, partition, next)

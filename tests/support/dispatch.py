@@ -95,7 +95,7 @@ class Stage:
             Record(EVENTS, 0, self.numbers[0] + n, str(e.origin).encode(), encode(e), {}) for n, e in enumerate(events)
         ]
         async with self.profile.transaction() as tx:
-            await self.profile_handler(tx, Batch("profile", EVENTS, 0, "test", self.clock.now(), records))
+            await self.profile_handler(tx, Batch("profile", EVENTS, "test", self.clock.now(), records))
         await self.watermark()
 
     async def watermark(self, behind: timedelta = timedelta(0)) -> None:
@@ -172,7 +172,7 @@ class Stage:
     async def handle(self, *records: MessageRecord) -> Applied:
         rows = [Record(MESSAGES, 0, n, str(r.run).encode(), encode(r), {}) for n, r in enumerate(records)]
         async with self.context.database.transaction() as tx:
-            return await handle(tx, Batch("dispatch", MESSAGES, 0, "test", self.clock.now(), rows))
+            return await handle(tx, Batch("dispatch", MESSAGES, "test", self.clock.now(), rows))
 
     async def decide(self) -> int:
         """Claims until nothing is due; returns how many decisions there were."""

@@ -89,7 +89,7 @@ class Feed:
             value = one if isinstance(one, bytes) else encode(one)
             records.append(Record(self.topic, self.partition, self._number, b"key", value, {}))
             self._number += 1
-        return Batch("profile", self.topic, self.partition, "epoch", self.now, records)
+        return Batch("profile", self.topic, "epoch", self.now, records)
 
     async def __call__(self, *events: Event | bytes) -> Applied:
         """Handles the events as one batch and commits."""

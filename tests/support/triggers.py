@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from services.profile.handlers import Handler as ProfileHandler
 from services.triggers.editing import Editor, Saved
 from services.triggers.handlers import Handler
@@ -130,7 +132,7 @@ class Shop:
         for record in outgoing:
             self._number += 1
             records.append(Record(topic, 0, self._number, record.key, record.value, record.headers))
-        return Batch(group, topic, 0, "test", self.clock.now(), records)
+        return Batch(group, topic, "test", self.clock.now(), records)
 
     async def buys(self, at: datetime, key: str = "o-1", user: str = "anna", **fields: Any) -> None:
         properties = {
@@ -201,10 +203,58 @@ class Shop:
         )
 
 
+# What the rules of these tests name. Templates are dispatch's: they are put in before any service looks.
+TEMPLATES = """
+    a b c cart cart-last-call cart-reminder come-back confirm confirm-again cool first hurry keen letter new one receipt
+    second thanks third two x
+""".split()
+OFFERS = ("cart5", "comeback")
+
+
+async def add_templates(database_url: str, *names: str, purpose: str = "marketing") -> None:
+    """Templates of these names, as dispatch keeps them; their texts do not matter here."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(
+            """
+            INSERT INTO dispatch.template (name, id, version, title, updated_at)
+            SELECT name, gen_random_uuid(), 1, '', now() FROM unnest($1::text[]) AS name
+            """,
+            list(names),
+        )
+        await connection.execute(
+            """
+            INSERT INTO dispatch.template_version (name, version, purpose, parts, "by", at)
+            SELECT name, 1, $2, '{}', 'test', now() FROM unnest($1::text[]) AS name
+            """,
+            list(names),
+            purpose,
+        )
+    finally:
+        await connection.close()
+
+
+async def add_offers(database_url: str, *names: str) -> None:
+    """Offers of these names, as dispatch keeps them."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(
+            """
+            INSERT INTO dispatch.offer (name, id, title, code, forms, version, updated_at)
+            SELECT name, gen_random_uuid(), '', 'CODE', '{}', 1, now() FROM unnest($1::text[]) AS name
+            """,
+            list(names),
+        )
+    finally:
+        await connection.close()
+
+
 @asynccontextmanager
 async def open_shop(database_url: str, start: datetime = T0) -> AsyncIterator[Shop]:
     """A shop at 10:00 UTC of a Monday in March; its clock goes where the test sets it."""
     clock = VirtualClock(start)
+    await add_templates(database_url, *TEMPLATES)
+    await add_offers(database_url, *OFFERS)
     async with (
         context_for(database_url, role="dripline_profile", clock=clock, leases=False) as profile,
         context_for(database_url, role="dripline_triggers", clock=clock, leases=False) as triggers,

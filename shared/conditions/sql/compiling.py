@@ -38,20 +38,8 @@ def compile_sql(
     strengths = statement.parameter(list(STRENGTH.values()), "int[]")
     beyond = f"AND person.profile > {statement.parameter(after, 'uuid')}" if after else ""
     at_most = f"LIMIT {statement.parameter(limit, 'bigint')}" if limit is not None else ""
-    shared = "".join(f"{name} AS ({select}), " for select, name in statement.shared.items())
     sql = f"""
-WITH {shared}person AS (
-    SELECT m.profile, bool_and(m.to_at IS NULL) AND coalesce(p.last_learned_at <= {statement.at}, false) AS settled
-    FROM cdp.membership m
-    LEFT JOIN cdp.profile p ON p.id = m.profile
-    WHERE {statement.present("m")}
-    GROUP BY m.profile, p.last_learned_at
-), met AS (
-    SELECT person.profile, {bounds.lower if not bounds.exact else "true"} AS certain
-    FROM person
-    WHERE {bounds.upper} {beyond}
-    ORDER BY person.profile {at_most}
-)
+{_met(statement, bounds, beyond, at_most)}
 SELECT met.profile, strongest.node, met.certain
 FROM met
 CROSS JOIN LATERAL (
@@ -65,6 +53,33 @@ CROSS JOIN LATERAL (
 ORDER BY met.profile
 """
     return SqlCondition(sql=sql, params=statement.parameters, exact=bounds.exact)
+
+
+def members_sql(condition: Condition, moment: Moment) -> SqlCondition:
+    """The same people as `SELECT profile, certain`, in no order and without a node: for counting them."""
+    statement = Statement(moment)
+    bounds = bounds_of(condition, statement)
+    sql = f"{_met(statement, bounds)} SELECT profile, certain FROM met"
+    return SqlCondition(sql=sql, params=statement.parameters, exact=bounds.exact)
+
+
+def _met(statement: Statement, bounds: Bounds, beyond: str = "", at_most: str = "") -> str:
+    """The WITH part: `person` is everybody at T, `met` those who may meet the condition. Comes after all parameters."""
+    shared = "".join(f"{name} AS ({select}), " for select, name in statement.shared.items())
+    order = f"ORDER BY person.profile {at_most}" if at_most else ""
+    return f"""
+WITH {shared}person AS (
+    SELECT m.profile, bool_and(m.to_at IS NULL) AND coalesce(p.last_learned_at <= {statement.at}, false) AS settled
+    FROM cdp.membership m
+    LEFT JOIN cdp.profile p ON p.id = m.profile
+    WHERE {statement.present("m")}
+    GROUP BY m.profile, p.last_learned_at
+), met AS (
+    SELECT person.profile, {bounds.lower if not bounds.exact else "true"} AS certain
+    FROM person
+    WHERE {bounds.upper} {beyond}
+    {order}
+)"""
 
 
 def bounds_of(condition: Condition, statement: Statement) -> Bounds:
