@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from shared.facts.cart import CartFold, CartState
-from shared.facts.model import Address, Cart, Consent, Order, Refund
+from shared.facts.model import Address, Consent, Order, Refund
 from shared.facts.orders import Folded, order_of, refund_order_of
 from shared.facts.rows import CartOp, TraitRow
 from shared.facts.state import (
@@ -39,6 +39,7 @@ def _raw(value: Any) -> Raw:
     return Raw(_encode(value)) if value else ABSENT
 
 
+# Of a very large cart the latest items go out with every event, and the total of all.
 MOST_PUBLISHED = 10
 
 
@@ -159,7 +160,7 @@ class PersonFacts:
         if self._cart_raw is None:
             self._cart_raw, self._cart_until = self._kept.shown, self._kept.until
         if (self._cart_until is not None and at >= self._cart_until) or (not self._cart_raw and self._has_cart):
-            self._cart_raw = Raw(_encode(_published(self.cart.cart(at))))
+            self._cart_raw = Raw(_encode(self.cart.cart(at, MOST_PUBLISHED)))
             self._cart_until = self.cart.unchanged_until
         return self._cart_raw
 
@@ -250,14 +251,6 @@ class PersonFacts:
         """The person's IANA zone, if the trait is one."""
         self._plain_traits()
         return self.zone
-
-
-def _published(cart: Cart) -> Cart:
-    """A cart as it is published with every event: of a very large one the latest items, and the total of all."""
-    if len(cart.items) <= MOST_PUBLISHED:
-        return cart
-    latest = sorted(cart.items, key=lambda item: item.added_at)[-MOST_PUBLISHED:]
-    return Cart(items=latest, total=cart.total, changed_at=cart.changed_at)
 
 
 def _bare(refund: Refund) -> Refund:

@@ -2,14 +2,18 @@
 
 Of a person's operations those of the last 30 days count, and of these the latest 500. *Added* adds, *Removed* takes away,
 *Cart Viewed* replaces everything, an order takes out what it bought. Two reports of one order take out what it bought once.
+
+What becomes of a product depends on the operations that name it and on the last *Cart Viewed*, on nothing else: so a cart at
+work folds anew only the products that an operation names, wherever in time it comes.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from heapq import nlargest
 from uuid import UUID
 
 import msgspec
@@ -22,16 +26,6 @@ LIMIT = 500
 ZERO, ONE = Decimal(0), Decimal(1)
 
 
-class _Lying(msgspec.Struct):
-    """A product while folding. `since`: places of the operations that matter to it since it was last absent."""
-
-    quantity: Decimal
-    price: Decimal | None
-    added_at: datetime
-    product: dict
-    since: list[int]
-
-
 def in_force(ops: Iterable[CartOp], at: datetime) -> list[CartOp]:
     """The operations that count at `at`, in order: those of the last 30 days, of these the latest 500."""
     start = at - LIFETIME
@@ -39,78 +33,47 @@ def in_force(ops: Iterable[CartOp], at: datetime) -> list[CartOp]:
 
 
 def order_of(op: CartOp) -> tuple[datetime, UUID]:
+    """Operations are folded in this order."""
     return op.at, op.id
 
 
-def fold_cart(ops: Iterable[CartOp], at: datetime) -> Cart:
-    """The cart at `at`. `changed_at` is the time of the last operation, whether or not anything lies in it."""
-    counted = in_force(ops, at)
-    return _Folding(counted).cart(counted[-1].at if counted else None)
+class _Lying(msgspec.Struct):
+    """A product in the cart. `first`: the place (time, id, line) of what put it there; `since`: the operations that matter
+    to it since it was last absent; `amount`: price times quantity."""
+
+    item: CartItem
+    first: tuple[datetime, UUID, int]
+    since: set[UUID]
+    amount: Decimal
 
 
-class _Folding:
-    """What lies in the cart after operations that are taken in one by one, in their order."""
-
-    def __init__(self, ops: Iterable[CartOp]) -> None:
-        self.lying: dict[str, _Lying] = {}
-        self._taken: dict[tuple[str, str], Decimal | None] = {}
-        self._count = 0
-        for op in ops:
-            self.take(op)
-
-    def take(self, op: CartOp) -> None:
-        """One more operation."""
-        place, self._count = self._count, self._count + 1
-        if op.kind == "view":
-            self.lying = {}
-        for item in op.items:
-            if op.kind in ("add", "view"):
-                _put(self.lying, place, op, item)
-            elif op.kind == "remove":
-                _take(self.lying, place, item.product_id, item.quantity)
-            else:
-                key = (op.order_key or str(op.id), item.product_id)
-                if (left := _left_to_take(self._taken, key, item.quantity)) is None or left > 0:
-                    _take(self.lying, place, item.product_id, left)
-
-    def cart(self, changed_at: datetime | None) -> Cart:
-        items = [
-            CartItem(product_id=key, quantity=it.quantity, price=it.price, added_at=it.added_at, product=it.product)
-            for key, it in self.lying.items()
-        ]
-        total = sum((it.quantity * it.price for it in items if it.price is not None), ZERO)
-        return Cart(items=items, total=total, changed_at=changed_at)
-
-
-def _put(lying: dict[str, _Lying], place: int, op: CartOp, item: CartLine) -> None:
+def _put(there: _Lying | None, op: CartOp, line: int, item: CartLine) -> _Lying | None:
     quantity = ONE if item.quantity is None else item.quantity
     if quantity <= 0:
-        return
-    there = lying.get(item.product_id)
+        return there
     if there is None:
-        lying[item.product_id] = _Lying(quantity, item.price, op.at, item.product, [place])
-        return
-    there.quantity += quantity
-    there.price = there.price if item.price is None else item.price
-    there.added_at = op.at
-    there.product = {**there.product, **item.product}
-    there.since.append(place)
+        lying = CartItem(
+            product_id=item.product_id, quantity=quantity, price=item.price, added_at=op.at, product=item.product
+        )
+        return _Lying(lying, (op.at, op.id, line), {op.id}, ZERO)
+    known = there.item
+    known.quantity += quantity
+    known.price = known.price if item.price is None else item.price
+    known.added_at = op.at
+    known.product = {**known.product, **item.product}
+    there.since.add(op.id)
+    return there
 
 
-def _take(lying: dict[str, _Lying], place: int, product_id: str, quantity: Decimal | None) -> None:
-    there = lying.get(product_id)
-    if there is None:
-        return
-    if quantity is None or there.quantity <= quantity:
-        del lying[product_id]
-    else:
-        there.quantity -= quantity
-        there.since.append(place)
+def _take(there: _Lying | None, op: CartOp, quantity: Decimal | None) -> _Lying | None:
+    if there is None or quantity is None or there.item.quantity <= quantity:
+        return None
+    there.item.quantity -= quantity
+    there.since.add(op.id)
+    return there
 
 
-def _left_to_take(
-    taken: dict[tuple[str, str], Decimal | None], key: tuple[str, str], quantity: Decimal | None
-) -> Decimal | None:
+def _left_to_take(taken: dict[str, Decimal | None], key: str, quantity: Decimal | None) -> Decimal | None:
     """What this report of an order takes out beyond the earlier ones (None: all that lies there)."""
     before = taken.get(key, ZERO)
     if before is None:
@@ -120,6 +83,30 @@ def _left_to_take(
         return None
     taken[key] = max(before, quantity)
     return max(ZERO, quantity - before)
+
+
+def _fold_product(product_id: str, ops: Iterable[CartOp], view: CartOp | None) -> _Lying | None:
+    """What lies in the cart of one product. `ops`: all that name it, in order; `view`: the last *Cart Viewed* of all."""
+    there: _Lying | None = None
+    taken: dict[str, Decimal | None] = {}
+    for op in ops:
+        gone = view is not None and order_of(op) < order_of(view)
+        if gone and op.kind != "order":
+            continue
+        for line, item in enumerate(op.items):
+            if item.product_id != product_id:
+                continue
+            if op.kind in ("add", "view"):
+                there = _put(there, op, line, item)
+            elif op.kind == "remove":
+                there = _take(there, op, item.quantity)
+            else:
+                left = _left_to_take(taken, op.order_key or str(op.id), item.quantity)
+                if left is None or left > 0:
+                    there = _take(there, op, left)
+    if there is not None and there.item.price is not None:
+        there.amount = there.item.quantity * there.item.price
+    return there
 
 
 class CartState(msgspec.Struct, omit_defaults=True):
@@ -137,12 +124,17 @@ class CartState(msgspec.Struct, omit_defaults=True):
 
 
 class CartFold:
-    """A cart at work: takes in operations that are not late, shows the cart, and says what to keep."""
+    """A cart at work: takes in operations, shows the cart, and says what to keep."""
 
     def __init__(self, state: CartState) -> None:
         self._count, self._last_at, self._last_id = state.count, state.last_at, state.last_id
         self._ops = list(state.ops)
-        self._folding: _Folding | None = None
+        self._naming: dict[str, list[CartOp]] = {}
+        self._views: list[CartOp] = []
+        for _, op in self._ops:
+            self._enter(op)
+        self._lying: dict[str, _Lying] = {}
+        self._stale = set(self._naming)
         self.complete = False  # nothing was left out: an operation that comes late can be put in its place
 
     @classmethod
@@ -169,58 +161,91 @@ class CartFold:
         self._count += 1
         self._last_at, self._last_id = order_of(op)
         self._ops.append((self._count, op))
+        self._enter(op)
+        self._outdate(op)
         self._forget(at)
-        if self._folding is not None:
-            self._folding.take(op)
 
     def insert(self, op: CartOp, at: datetime) -> None:
         """One more operation that comes late; only while nothing was left out."""
         assert self.complete
+        place = bisect_left(self._ops, order_of(op), key=lambda pair: order_of(pair[1]))
         ops = [known for _, known in self._ops]
-        insort(ops, op, key=order_of)
+        ops.insert(place, op)
         self._count = len(ops)
         self._ops = list(enumerate(ops, 1))
-        self._folding = None
+        self._enter(op)
+        self._outdate(op)
         self._forget(at)
 
-    def cart(self, at: datetime) -> Cart:
-        """The cart at `at`, which is not before what was folded."""
+    def cart(self, at: datetime, most: int | None = None) -> Cart:
+        """The cart at `at`, which is not before what was folded; with `most`, of its items the latest ones."""
         self._forget(at)
+        lying = list(self._folded().values())
+        total = sum((it.amount for it in lying), ZERO)
         changed_at = self._last_at if self._last_at is not None and self._last_at > at - LIFETIME else None
-        return self._folded().cart(changed_at)
+        if most is not None and len(lying) > most:
+            lying = nlargest(most, lying, key=lambda it: (it.item.added_at, it.first))[::-1]
+        else:
+            lying.sort(key=lambda it: it.first)
+        return Cart(items=[it.item for it in lying], total=total, changed_at=changed_at)
 
     @property
     def unchanged_until(self) -> datetime | None:
         """The moment from which the cart may change by itself, because something becomes too old; None: never."""
-        oldest = min((op.at for _, op in self._ops), default=self._last_at)
+        oldest = self._ops[0][1].at if self._ops else self._last_at
         return None if oldest is None else oldest + LIFETIME
 
     def state(self, at: datetime) -> CartState:
         """What must be kept."""
         self._forget(at)
-        matter: dict[int, set[str]] = {}
-        for product, it in self._folded().lying.items():
-            for place in it.since:
-                matter.setdefault(place, set()).add(product)
+        matter: dict[UUID, set[str]] = {}
+        for product, it in self._folded().items():
+            for op_id in it.since:
+                matter.setdefault(op_id, set()).add(product)
         ops: list[tuple[int, CartOp]] = []
-        for place, (number, op) in enumerate(self._ops):
+        for number, op in self._ops:
             if op.kind == "order":
                 ops.append((number, op))  # a second report of this order must find what it took out
-            elif (products := matter.get(place)) is not None:
+            elif (products := matter.get(op.id)) is not None:
                 ops.append((number, _only(op, products)))
         return CartState(self._count, self._last_at, self._last_id, ops)
 
-    def _folded(self) -> _Folding:
-        if self._folding is None:
-            self._folding = _Folding(op for _, op in self._ops)
-        return self._folding
+    def _folded(self) -> dict[str, _Lying]:
+        """What lies there, by product."""
+        view = self._views[-1] if self._views else None
+        for product in self._stale:
+            there = _fold_product(product, self._naming.get(product, ()), view)
+            if there is None:
+                self._lying.pop(product, None)
+            else:
+                self._lying[product] = there
+        self._stale.clear()
+        return self._lying
+
+    def _enter(self, op: CartOp) -> None:
+        for product in {item.product_id for item in op.items}:
+            insort(self._naming.setdefault(product, []), op, key=order_of)
+        if op.kind == "view":
+            insort(self._views, op, key=order_of)
+
+    def _outdate(self, op: CartOp) -> None:
+        self._stale.update(self._naming if op.kind == "view" else (item.product_id for item in op.items))
 
     def _forget(self, at: datetime) -> None:
-        """Drops what is too old or too long ago; then everything is folded anew."""
+        """Drops what is too old or too long ago. When the last *Cart Viewed* goes, nothing before it is left."""
         start, least = at - LIFETIME, self._count - LIMIT
-        if self._ops and (self._ops[0][0] <= least or self._ops[0][1].at <= start):
-            self._ops = [pair for pair in self._ops if pair[0] > least and pair[1].at > start]
-            self._folding = None
+        gone = 0
+        while gone < len(self._ops) and (self._ops[gone][0] <= least or self._ops[gone][1].at <= start):
+            gone += 1
+        for _, op in self._ops[:gone]:
+            for product in {item.product_id for item in op.items}:
+                self._naming[product].pop(0)
+                self._stale.add(product)
+                if not self._naming[product]:
+                    del self._naming[product]
+            if op.kind == "view":
+                self._views.pop(0)
+        del self._ops[:gone]
 
 
 def _only(op: CartOp, products: set[str]) -> CartOp:

@@ -9,8 +9,9 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.facts.cart import LIMIT, CartFold, CartState, fold_cart
+from shared.facts.cart import LIMIT, CartFold, CartState
 from shared.facts.rows import CartLine, CartOp
+from tests.reference.cart_fold import fold_cart
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 DAY = 86_400
