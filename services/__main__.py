@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 rules_app = typer.Typer(no_args_is_help=True, help="Rules and templates as files.")
 app.add_typer(rules_app, name="rules")
+bus_app = typer.Typer(no_args_is_help=True, help="The bus: a log table, or Kafka.")
+app.add_typer(bus_app, name="bus")
 app.command("import")(import_command)
 
 Port = Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")]
@@ -137,13 +140,18 @@ def migrate(data: Data = None) -> None:
 def keys(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     scope: Annotated[str, typer.Option(help="read, marketing or admin.")] = "read",
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the keys of that name instead.")] = False,
     data: Data = None,
 ) -> None:
     """Make a key for the management API; it is shown once."""
-    from services.keys import make_key
+    from services.keys import make_key, revoke_keys
 
     with mistakes_in_one_sentence():
         settings = _settings(data_dir=data)
+        if revoke:
+            count = asyncio.run(revoke_keys(existing_database(settings), name))
+            say(Console(stderr=True), f"{count} API key{'s' if count > 1 else ''} called {name} revoked.")
+            return
         print(asyncio.run(make_key(existing_database(settings), name, scope)))
 
 
@@ -209,6 +217,91 @@ def doctor(data: Data = None, port: Port = None) -> None:
         raise typer.Exit(1)
 
 
+Journal = Annotated[
+    list[Path] | None, typer.Option(help="A file of the erasure journal that is younger than the backup; repeatable.")
+]
+
+
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="A new folder for it.")], data: Data = None) -> None:
+    """Write a backup: the database, the erasure journal, the secrets. The services may run."""
+    from services.backup import back_up
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        asyncio.run(back_up(settings, existing_database(settings), folder))
+    say(Console(stderr=True), f"{folder} is complete. Keep it, and the erasure journal beside it, on another machine.")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder that `dripline backup` wrote.")],
+    journal: Journal = None,
+    data: Data = None,
+) -> None:
+    """Restore a backup into an empty database; dispatch comes back held."""
+    from services.backup import restore as restore_backup
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        with database(settings) as url:
+            note, restored = asyncio.run(restore_backup(settings, url, folder, journal or []))
+    say(Console(stderr=True), f"Restored as of {note.at:%Y-%m-%d %H:%M:%S} UTC. {_what_was_restored(restored)}")
+
+
+@app.command()
+def restored(
+    journal: Journal = None,
+    nothing_lost: Annotated[
+        bool, typer.Option("--nothing-lost", help="It was only moved: nothing happened after the copy was made.")
+    ] = False,
+    data: Data = None,
+) -> None:
+    """Tell a database that was restored by other means (a base backup, a snapshot) that it is a restored one."""
+    from services.restoring import take_up, was_only_moved
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        with database(settings) as url:
+            if nothing_lost:
+                asyncio.run(was_only_moved(url))
+                say(Console(stderr=True), "The database is at home here now.")
+                return
+            asyncio.run(migrate_database(url))
+            report = asyncio.run(take_up(settings, url, journals=journal or []))
+    say(Console(stderr=True), _what_was_restored(report))
+
+
+def _what_was_restored(report: Any) -> str:
+    return (
+        f"The erasure journal erased {report.erased_nodes} identifiers again. Dispatch is held with {report.waiting} messages in "
+        "the queue: start the services, look at /v1/messages?state=queued, then POST /v1/switches/release."
+    )
+
+
+@bus_app.command("move")
+def bus_move(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="URL of the bus in use; `database` is the log table.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="URL of the other one; `database` is the log table.")],
+    limit: Annotated[float, typer.Option(help="Seconds that the old bus may take to become empty.")] = 600.0,
+    lost: Annotated[bool, typer.Option("--lost", help="The old bus is gone; what it still held is given up.")] = False,
+    data: Data = None,
+) -> None:
+    """Handle everything on one bus, then use another. The services are stopped meanwhile; BUS_URL is changed afterwards."""
+    from services.bus_move import move
+
+    with mistakes_in_one_sentence():
+        settings = _settings(data_dir=data)
+        with database(settings) as url:
+            source, target = (url if bus == "database" else bus for bus in (source, target))
+            moved = asyncio.run(move(settings, url, source, target, limit=limit, lost=lost))
+    say(
+        Console(stderr=True),
+        f"{moved.handled} records were handled in {moved.seconds:.1f} s; the old bus is empty. Start the services with BUS_URL "
+        "set to the new one.",
+    )
+
+
 @app.command()
 def asyncapi() -> None:
     """Print docs/asyncapi.json, generated from the types of the bus's records."""
@@ -250,6 +343,34 @@ def rules_diff(
 
     with mistakes_in_one_sentence():
         diff_directory(directory, url, key, data or Path("data"), console=Console())
+
+
+@rules_app.command("backtest")
+def rules_backtest(
+    directory: Annotated[Path, typer.Argument(help="A folder of rules, or one rule's file.")],
+    since: Annotated[
+        datetime | None, typer.Option(help="Begin of the period; by default 30 days before its end.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(help="End of the period; by default now.")] = None,
+    url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Show what rules would have done with what is stored; times without a zone are of this machine."""
+    from services.rules_files import backtest_directory
+
+    with mistakes_in_one_sentence():
+        backtest_directory(
+            directory,
+            url,
+            key,
+            data or Path("data"),
+            since=since.astimezone() if since else None,
+            until=until.astimezone() if until else None,
+            console=Console(),
+        )
 
 
 def main() -> None:

@@ -22,9 +22,14 @@ CHANNELS: dict[str, Channel] = {
         "profile id",
         "profile",
         "triggers",
-        [events.ProfileEvent, events.ProfileMerged, events.ProfileSplit],
+        [events.ProfileEvent, events.ProfileMerged, events.ProfileSplit, events.ProfileErased],
     ),
-    events.MESSAGES: ("run id", "triggers", "dispatch", [events.Intended, events.Cancelled, events.Outcome]),
+    events.MESSAGES: (
+        "run id; profile id (erased)",
+        "triggers",
+        "dispatch",
+        [events.Intended, events.Cancelled, events.Outcome, events.Erased],
+    ),
 }
 HEADERS = {
     "type": "object",

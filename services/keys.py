@@ -1,4 +1,4 @@
-"""`dripline keys`: a new key for the management API."""
+"""`dripline keys`: makes and revokes keys of the management API."""
 
 from __future__ import annotations
 
@@ -19,3 +19,23 @@ async def make_key(database_url: str, name: str, scope: str) -> str:
     finally:
         await database.close()
     return key
+
+
+async def revoke_keys(database_url: str, name: str) -> int:
+    """Revokes every key of that name; counts at once. Returns how many there were.
+
+    :raises ConfigurationError: when no key that counts has the name
+    """
+    database = await Database.open(database_url, member="dripline-keys", size=1)
+    try:
+        async with database.transaction() as tx:
+            rows = await tx.fetch(
+                "UPDATE platform.api_key SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL RETURNING id",
+                name,
+                SystemClock().now(),
+            )
+    finally:
+        await database.close()
+    if not rows:
+        raise ConfigurationError(f"No API key that counts is called {name!r}.")
+    return len(rows)

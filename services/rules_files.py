@@ -1,17 +1,18 @@
-"""`dripline rules apply|diff`: rules, templates and offers as files, sent to a server through its public API.
+"""`dripline rules apply|diff|backtest`: rules, templates and offers as files, sent to a server through its public API.
 
 A folder holds rules (`*.yml`), `templates/` and `offers.yml`; a single rule's file may be named too.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from services.dispatch.cli import apply_templates
 from services.first_start import read_credentials
-from services.triggers.cli import apply_rules, diff_rules
+from services.triggers.cli import apply_rules, backtest_rules, diff_rules
 from shared.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parent.parent / "rules"
@@ -53,4 +54,20 @@ def diff_directory(directory: Path, url: str | None, key: str | None, data: Path
     """Prints what `apply` would change, rule by rule."""
     url, key = server_and_key(url, key, data)
     for line in diff_rules(directory, url, key):
+        console.print(line, highlight=False)
+
+
+def backtest_directory(
+    directory: Path,
+    url: str | None,
+    key: str | None,
+    data: Path,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    console: Console,
+) -> None:
+    """Prints what each rule would have done in the period, rule by rule."""
+    url, key = server_and_key(url, key, data)
+    for line in backtest_rules(directory, url, key, since=since, until=until):
         console.print(line, highlight=False)

@@ -22,15 +22,19 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.draining import Drain
+from services.gauges import Gauges
+from services.headers import SecurityHeaders
 from services.migrate import migrate
 from services.notifying import Notifier
 from services.watchdog import Watchdog
-from shared import errors
+from shared import errors, openapi
 from shared.bus import open_bus
 from shared.bus.leases import Leases
 from shared.clock import Clock, SystemClock, pause
 from shared.db import Database
-from shared.deployment import read_deployment
+from shared.dead_letters import drop_dead_letters
+from shared.deployment import read_deployment, settle
 from shared.errors import ConfigurationError, is_transient
 from shared.hooks import Hooks
 from shared.keeper import Keeper
@@ -52,6 +56,7 @@ class Server:
     services: dict[str, Service]
     keeper: Keeper | None
     app: ASGIApp
+    drain: Drain
     origin: str = ""
 
 
@@ -82,6 +87,7 @@ async def run(
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
         server.origin = f"http://{host}:{settings.port}"
         await _serve(server, listening, ready)
+    server.drain.ended()
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -109,6 +115,8 @@ async def _assemble(settings: Settings, database_url: str, clock: Clock, stack: 
     bus_url = settings.bus_url.get_secret_value() if settings.bus_url else database_url
     bus = await open_bus(bus_url, member=member, partitions=settings.partitions, wake=wake)
     stack.push_async_callback(bus.close)
+    async with platform.connection() as connection:
+        await settle(connection, bus)
     leases = Leases(database_url, member, settings.lease_seconds)
 
     def context(database: Database) -> Context:
@@ -138,11 +146,12 @@ async def _assemble(settings: Settings, database_url: str, clock: Clock, stack: 
     loops = _all_loops(services, keeper, database_url, whole)
     watchdog = Watchdog(lambda: list(services.values()))
     stack.callback(watchdog.stop)
-    app = _application(whole, services, watchdog)
+    drain = Drain(settings.drain_seconds)
+    app = _application(whole, services, watchdog, drain)
     await _start_loops(loops, leases, services, keeper, stack)
     watchdog.start(asyncio.get_running_loop())
     _spare_the_collector()
-    return Server(whole, services, keeper, app)
+    return Server(whole, services, keeper, app, drain)
 
 
 def _all_loops(
@@ -150,6 +159,7 @@ def _all_loops(
 ) -> dict[tuple[str, str], Loop]:
     notifier = Notifier(database_url, context.member, context.wake)
     loops: dict[tuple[str, str], Loop] = {("platform", name): loop for name, loop in notifier.loops().items()}
+    loops |= {("platform", name): loop for name, loop in Gauges(context, dripline_version()).loops().items()}
     if keeper is not None:
         loops |= {("keeper", name): loop for name, loop in keeper.loops().items()}
         loops["platform", "maintenance"] = lambda: _maintain(context)
@@ -161,6 +171,8 @@ def _all_loops(
 async def _maintain(context: Context) -> None:
     while True:
         await context.bus.maintain()
+        while await drop_dead_letters(context.database, context.clock.now(), context.settings.dead_letter_days):
+            pass
         await pause(MAINTENANCE)
 
 
@@ -171,16 +183,18 @@ async def _start_loops(
     keeper: Keeper | None,
     stack: AsyncExitStack,
 ) -> None:
-    """Starts all loops; on leaving they are cancelled first, then leases are given back, then services are closed."""
+    """Starts all loops. On leaving they are cancelled; leases are given back as soon as those end that need them, while
+    senders still end their exchanges; then services are closed."""
     for service in services.values():
         if service.close is not None:
             stack.push_async_callback(service.close)
     if keeper is not None:
         stack.push_async_callback(keeper.close)
     renewing = asyncio.create_task(_kept_running("platform", "leases", leases.run))
-    stack.push_async_callback(_cancel, [renewing])
-    tasks = [asyncio.create_task(_kept_running(owner, name, loop)) for (owner, name), loop in loops.items()]
-    stack.push_async_callback(_cancel, tasks)
+    tasks = {
+        (owner, name): asyncio.create_task(_kept_running(owner, name, loop)) for (owner, name), loop in loops.items()
+    }
+    stack.push_async_callback(_stop_loops, tasks, renewing)
 
 
 def _spare_the_collector() -> None:
@@ -188,6 +202,17 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+
+
+async def _stop_loops(tasks: dict[tuple[str, str], asyncio.Task[None]], renewing: asyncio.Task[None]) -> None:
+    for task in tasks.values():
+        task.cancel()
+    leased = [
+        task for (owner, name), task in tasks.items() if owner == "keeper" or name.startswith(("consume:", "relay"))
+    ]
+    await asyncio.gather(*leased, return_exceptions=True)
+    await _cancel([renewing])
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 async def _cancel(tasks: list[asyncio.Future[None]] | list[asyncio.Task[None]]) -> None:
@@ -213,7 +238,7 @@ async def _kept_running(owner: str, name: str, loop: Loop) -> None:
         await pause(min(MOST_BACK_OFF, 0.1 * 2 ** min(failures, 6)))
 
 
-def _application(context: Context, services: dict[str, Service], watchdog: Watchdog) -> ASGIApp:
+def _application(context: Context, services: dict[str, Service], watchdog: Watchdog, drain: Drain) -> ASGIApp:
     app = FastAPIOffline(
         title="Dripline",
         version=dripline_version(),
@@ -223,16 +248,27 @@ def _application(context: Context, services: dict[str, Service], watchdog: Watch
     app.state.database = context.database
     app.state.context = context
     errors.install(app)
-    _add_probes(app, services, watchdog)
+    _add_probes(app, services, watchdog, drain, lambda: getattr(context.bus, "warnings", []))
     raw: dict[str, ASGIApp] = {}
     for service in services.values():
         for router in service.routers:
             app.include_router(router)
         raw |= service.asgi
-    return _Front(app, raw)
+    openapi.install(
+        app,
+        [router for service in services.values() for router in service.routers],
+        [service.described for service in services.values()],
+    )
+    return Front(SecurityHeaders(app), raw, app)
 
 
-def _add_probes(app: FastAPI, services: dict[str, Service], watchdog: Watchdog) -> None:
+def _add_probes(
+    app: FastAPI,
+    services: dict[str, Service],
+    watchdog: Watchdog,
+    drain: Drain,
+    warnings: Callable[[], list[str]],
+) -> None:
     def live() -> Response:
         if reason := watchdog.reason:
             return JSONResponse({"live": False, "reason": reason}, 503)
@@ -240,14 +276,16 @@ def _add_probes(app: FastAPI, services: dict[str, Service], watchdog: Watchdog) 
 
     def readiness(names: list[str]) -> Callable[[], Awaitable[Response]]:
         async def ready() -> Response:
-            failing: dict[str, str] = {}
+            failing: dict[str, str] = {"drain": "this process was told to stop"} if drain.began else {}
             for name in names:
                 for check, act in services[name].checks.items():
                     try:
                         await act()
                     except Exception as problem:
                         failing[f"{name}.{check}"] = f"{type(problem).__name__}: {problem}"[:300]
-            return JSONResponse({"ready": not failing, "failing": failing}, 503 if failing else 200)
+            # What nobody must act on at once, such as a bus whose disks are single: it is said and stops nothing.
+            told = {"warnings": warned} if (warned := warnings()) else {}
+            return JSONResponse({"ready": not failing, "failing": failing, **told}, 503 if failing else 200)
 
         return ready
 
@@ -258,19 +296,22 @@ def _add_probes(app: FastAPI, services: dict[str, Service], watchdog: Watchdog) 
         return {"version": dripline_version(), "services": sorted(services)}
 
     for prefix, names in [("", list(services)), *((f"/{name}", [name]) for name in services)]:
-        app.add_api_route(f"{prefix}/livez", live, include_in_schema=not prefix, tags=["operations"])
-        app.add_api_route(f"{prefix}/readyz", readiness(names), include_in_schema=not prefix, tags=["operations"])
-        app.add_api_route(f"{prefix}/metrics", metrics, include_in_schema=not prefix, tags=["operations"])
+        shown: dict[str, Any] = {"include_in_schema": not prefix, "tags": ["operations"]}
+        failing: dict[int | str, dict[str, Any]] = {503: {"description": "It is not; the answer says why"}}
+        text: dict[int | str, dict[str, Any]] = {200: {"description": "Prometheus", "content": {"text/plain": {}}}}
+        app.add_api_route(f"{prefix}/livez", live, responses=failing, **shown)
+        app.add_api_route(f"{prefix}/readyz", readiness(names), responses=failing, **shown)
+        app.add_api_route(f"{prefix}/metrics", metrics, response_class=Response, responses=text, **shown)
         if prefix:
             app.add_api_route(f"{prefix}/docs", lambda: RedirectResponse("/docs"), include_in_schema=False)
-        app.add_api_route(f"{prefix}/version", version_of, include_in_schema=not prefix, tags=["operations"])
+        app.add_api_route(f"{prefix}/version", version_of, **shown)
 
 
-class _Front:
-    """Raw ASGI apps by path prefix before FastAPI: collecting events is the hot path."""
+class Front:
+    """Raw ASGI apps by path prefix before FastAPI: collecting events is the hot path. `api`: FastAPI itself, to be looked at."""
 
-    def __init__(self, app: ASGIApp, raw: dict[str, ASGIApp]) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, raw: dict[str, ASGIApp], api: FastAPI) -> None:
+        self._app, self.api, self.prefixes = app, api, tuple(raw)
         self._raw = sorted(raw.items(), key=lambda item: -len(item[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -288,20 +329,30 @@ class _Front:
 class _Http(uvicorn.Server):
     """uvicorn, with the signals handled by our own loop: the services must close before the process ends."""
 
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGINT, self._stop, 0.0)
+        loop.add_signal_handler(signal.SIGTERM, self._stop, self._drain.seconds)
         try:
             yield
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    def _stop(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
+    def _stop(self, after: float) -> None:
+        """The first signal drains, the next ones do not wait."""
+        if self._drain.began or not after:
+            self._drain.begin()
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            return
+        self._drain.begin()
+        asyncio.get_running_loop().call_later(after, self._stop, 0.0)
 
 
 async def _serve(server: Server, listening: socket.socket, ready: Callable[[Server], Awaitable[None]] | None) -> None:
@@ -315,7 +366,8 @@ async def _serve(server: Server, listening: socket.socket, ready: Callable[[Serv
             timeout_graceful_shutdown=5,
             server_header=False,
             proxy_headers=True,
-        )
+        ),
+        server.drain,
     )
     serving = asyncio.create_task(http.serve(sockets=[listening]))
     while not http.started and not serving.done():

@@ -12,15 +12,17 @@ from services.run import Server
 
 
 def welcome(console: Console, server: Server, made: dict[str, Any] | None) -> None:
-    """Prints where to look; after a first start also the keys, and where they are kept."""
+    """Prints where to look; after a first start also where the keys are kept, and to a terminal the keys themselves:
+    what is not a terminal is a log."""
     rows = {"API and its documentation": f"{server.origin}/docs"}
     if "dispatch" in server.services:
         rows["Messages that were sent"] = f"{server.origin}/inbox"
     if made is not None:
-        rows["Write key of the website (public)"] = made["site_write_key"] or "–"
-        rows["Write key of the server (secret)"] = made["server_write_key"] or "–"
-        rows["API key (admin)"] = made["api_key"]
-        rows["kept in"] = str(server.context.settings.credentials_file)
+        if console.is_terminal:
+            rows["Write key of the website (public)"] = made["site_write_key"] or "–"
+            rows["Write key of the server (secret)"] = made["server_write_key"] or "–"
+            rows["API key (admin)"] = made["api_key"]
+        rows["Keys of the first start are kept in"] = str(server.context.settings.credentials_file)
     title = f"Dripline is up: {', '.join(server.services)}"
     if not console.is_terminal:
         for name, value in [(title, ""), *rows.items()]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,8 +22,14 @@ from fastapi import Request
 from shared.db import Database, Tx
 from shared.errors import Problem
 from shared.ids import RandomBits, uuid7
+from shared.limits import RateLimit, network_of
 
 SCOPES = ("read", "marketing", "admin")
+# Of one process; a key is a program's, a network may be a whole office.
+CALLS_A_SECOND, CALLS_AT_ONCE = 200, 2_000
+GUESSES_A_SECOND, GUESSES_AT_ONCE = 20, 1_000
+_CALLS = RateLimit(CALLS_A_SECOND, CALLS_AT_ONCE, time.monotonic)
+_GUESSES = RateLimit(GUESSES_A_SECOND, GUESSES_AT_ONCE, time.monotonic)
 PREFIX = "dk_"
 
 
@@ -78,14 +86,17 @@ def scope(name: str) -> Callable[[Request], Awaitable[Principal]]:
     least = SCOPES.index(name)
 
     async def check(request: Request) -> Principal:
+        guess = network_of(request.client.host if request.client else None)
         principal = await authenticate(request.app.state.database, request.headers.get("authorization"))
         if principal is None:
+            _refuse_too_many(_GUESSES.take(guess))
             raise Problem(
                 401,
                 "No valid API key",
                 "Send the header Authorization: Bearer <key>; `dripline keys` makes one.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        _refuse_too_many(_CALLS.take(principal.key))
         if SCOPES.index(principal.scope) < least:
             raise Problem(
                 403, "The key's scope is too small", f"This needs the scope {name}; the key has {principal.scope}."
@@ -94,6 +105,17 @@ def scope(name: str) -> Callable[[Request], Awaitable[Principal]]:
 
     check.scope = name  # type: ignore[attr-defined]  # a test walks the routes and asks for it
     return check
+
+
+def _refuse_too_many(seconds: float) -> None:
+    if seconds:
+        raise Problem(
+            429,
+            "Too many requests",
+            f"A key may be used {CALLS_A_SECOND} times a second, and a network may send {GUESSES_A_SECOND} requests a second "
+            "without a valid one.",
+            headers={"Retry-After": str(math.ceil(seconds))},
+        )
 
 
 async def log_change(

@@ -134,6 +134,8 @@ class Consumer:
                 self._publishing.pop(key).cancel()
 
     async def _wait_for_leases(self, topic: str) -> None:
+        # A stand-by that lost its partitions to others has nothing to poll, and is well.
+        self.last_poll[topic] = time.monotonic()
         changed = self._pools[topic].changed
         changed.clear()
         try:

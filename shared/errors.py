@@ -95,7 +95,12 @@ class Problem(DriplineError):
         cls, error: pydantic.ValidationError, under: Sequence[str | int] = (), title: str = "The document is not valid"
     ) -> Problem:
         """A 422 with one pointer for each field that pydantic refused; `under`: where in the body the document is."""
-        return cls(422, title, errors=[field_error([*under, *item["loc"]], item["msg"]) for item in error.errors()])
+        return cls(422, title, errors=[field_error([*under, *item["loc"]], _in_words(item)) for item in error.errors()])
+
+
+def _in_words(complaint: Mapping[str, Any]) -> str:
+    """One of pydantic's complaints, without the prefix that it gives to those of our own validators."""
+    return str(complaint["msg"]).removeprefix("Value error, ")
 
 
 def json_pointer(parts: Iterable[str | int]) -> str:
@@ -110,12 +115,15 @@ def field_error(parts: Iterable[str | int], detail: str) -> dict[str, str]:
 
 def install(app: FastAPI) -> None:
     """Make `app` answer every error with application/problem+json."""
+    from asyncpg.exceptions import DataError
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(DataError, _answer_unstorable)
+    app.add_exception_handler(UnicodeEncodeError, _answer_unstorable)
     app.add_exception_handler(Exception, _answer_unexpected)
 
 
@@ -135,9 +143,9 @@ async def _answer_invalid_request(_request: Request, error: Exception) -> Respon
         if item["type"] == "json_invalid":
             errors.append(field_error((), f"The body is not JSON: {item.get('ctx', {}).get('error', item['msg'])}"))
         elif place == "body":
-            errors.append(field_error(path, item["msg"]))
+            errors.append(field_error(path, _in_words(item)))
         else:
-            errors.append({"parameter": str(path[0]) if path else "", "in": str(place), "detail": item["msg"]})
+            errors.append({"parameter": str(path[0]) if path else "", "in": str(place), "detail": _in_words(item)})
     return Problem(422, "The request is not valid", errors=errors).to_response()
 
 
@@ -146,6 +154,14 @@ async def _answer_http_exception(_request: Request, error: Exception) -> Respons
 
     assert isinstance(error, HTTPException)
     return Problem(error.status_code, str(error.detail), headers=error.headers).to_response()
+
+
+async def _answer_unstorable(_request: Request, error: Exception) -> Response:
+    """A caller's text with NUL or half a character, which JSON and URLs can say and PostgreSQL cannot keep."""
+    if not any(isinstance(link, UnicodeEncodeError) or sqlstate(link) in _UNSTORABLE for link in _chain(error)):
+        raise error
+    detail = "A text in it has a character that cannot be stored: NUL, or half a character (a lone surrogate)."
+    return Problem(422, "The request is not valid", detail).to_response()
 
 
 async def _answer_unexpected(_request: Request, error: Exception) -> Response:
@@ -186,6 +202,7 @@ TRANSIENT_SQLSTATES = frozenset(
         "58030",  # input/output error
     }
 )
+_UNSTORABLE = frozenset({"22021", "22P05"})  # a byte sequence, or an escape in JSON, that is no text
 TIMEOUT_SQLSTATES = frozenset({"55P03", "57014"})
 _TRANSIENT_CLASSES = ("08",)  # connection exceptions
 _TRANSIENT_ERRNOS = frozenset(

@@ -32,7 +32,7 @@ INTERNAL_SOURCE = derived_id("source", "dripline")
 OWN_NAMES = frozenset(
     f"{channel} {what}"
     for channel in ("Email", "SMS", "Push", "Messenger", "Call")
-    for what in ("Sent", "Delivered", "Opened", "Clicked", "Bounced", "Complained", "Failed")
+    for what in ("Sent", "Delivered", "Opened", "Clicked", "Bounced", "Complained", "Failed", "Replied", "Done")
 ) | {"Subscription Confirmed", "Consent Granted", "Unsubscribed", "Contact Purged", "Traits Set", "Link Clicked"}
 
 # Names of the e-commerce spec v1, and what they are called in v2.

@@ -182,13 +182,18 @@ class Keeper:
         """Moves every mark through the stages that are passed; commits the greatest that is through."""
         through: datetime | None = None
         async with self._context.database.connection() as connection:
-            profile = await read_positions(connection, "profile", "profile", self._context.bus.epoch(EVENTS), EVENTS)
+            profile: Mapping[int, int] | None = None
             unpublished: dict[str, tuple[int, int]] | None = None
             triggers: Mapping[int, int] | None = None
             for pending in list(self._pending):
                 if pending.ends is None:
                     break
                 if pending.outbox is None:
+                    if profile is None:
+                        profile = await read_positions(
+                            connection, "profile", "profile", self._context.bus.epoch(EVENTS), EVENTS
+                        )
+                        unpublished = None  # to be read after the positions
                     if not _reached(profile, pending.ends):
                         break
                     # Read after the positions: a row written by the same transaction is there.

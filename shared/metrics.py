@@ -17,6 +17,7 @@ LABELS = {
     "channel": "email, sms, push …; empty when none was chosen",
     "error": "the class of an error",
     "group": "who reads the bus: profile, triggers, dispatch",
+    "how": "what a person had done with an item: retried, dropped",
     "kind": "of a refusal, of an identifier, or of a message (marketing, transactional)",
     "loop": "one of a service's loops",
     "outcome": "what came of an exchange with a provider",
@@ -99,9 +100,7 @@ INGEST_BAD_IDENTIFIERS = Counter(
     "Values in accepted events that cannot be identifiers of their kind",
     ["kind"],
 )
-INGEST_REMOVED = Counter(
-    "dripline_ingest_removed_total", "Foreign links and overlong names taken out of public events"
-)
+INGEST_REMOVED = Counter("dripline_ingest_removed_total", "Foreign links and overlong names taken out of public events")
 INGEST_BADLY_SIGNED = Counter(
     "dripline_ingest_badly_signed_total", "Events of public sources with a signature that is wrong"
 )
@@ -122,6 +121,9 @@ TRIGGERS_CLAIMS = Histogram(
 )
 TRIGGERS_PUT_ASIDE = Counter(
     "dripline_items_put_aside_total", "Items held because handling them failed for a reason outside their rule"
+)
+TRIGGERS_ASIDE_SETTLED = Counter(
+    "dripline_items_settled_total", "Items put aside that a person had tried again or dropped", ["how"]
 )
 
 # ── dispatch ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,6 +151,25 @@ DISPATCH_OPT_OUT_SECONDS = Histogram(
     [],
     buckets=(0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60),
 )
+DISPATCH_REPORTS = Counter(
+    "dripline_dispatch_reports_total",
+    "What providers told of messages later: applied, repeated, waiting for our own answer, stray",
+    ["adapter", "result"],
+)
+DISPATCH_CALLBACKS = Counter(
+    "dripline_dispatch_callbacks_total",
+    "Providers' calls to /webhooks: taken, forged, unreadable, failed",
+    ["adapter", "result"],
+)
+DISPATCH_PAUSES = Counter(
+    "dripline_dispatch_pauses_total", "Pauses of adapters that their providers asked for", ["adapter"]
+)
+DISPATCH_AWAY = Counter(
+    "dripline_dispatch_away_total",
+    "Exchanges that found the provider away, where none of their batch found it there",
+    ["adapter"],
+)
+DISPATCH_TESTS = Counter("dripline_dispatch_tests_total", "Test messages by hand, by outcome", ["adapter", "outcome"])
 
 
 @dataclass(frozen=True)

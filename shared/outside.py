@@ -9,6 +9,7 @@ named. Redirects are not followed, cookies not kept, proxies of the environment 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import zlib
@@ -23,6 +24,10 @@ from typing import Any
 import certifi
 import httpcore
 import httpx
+
+# Both write down addresses, in which a provider's token may stand (Telegram's does).
+for _library in ("httpx", "httpcore"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 MOST_BYTES = 1 << 20
 CONNECT_SECONDS = 5.0
@@ -248,6 +253,7 @@ class _Transport(httpx.AsyncHTTPTransport):
             raise
 
     async def _exchange(self, request: httpx.Request) -> httpx.Response:
+        await self._drop_closed()
         response = await super().handle_async_request(request)
         try:
             body = await self._read(response, request)
@@ -257,6 +263,15 @@ class _Transport(httpx.AsyncHTTPTransport):
         return httpx.Response(
             response.status_code, headers=headers, content=body, request=request, extensions=response.extensions
         )
+
+    async def _drop_closed(self) -> None:
+        """HTTP/2 connections that the other side closed while nothing went over them. The library would find out by writing
+        into one, and then nobody could say whether the request arrived. (For HTTP/1.1 it looks by itself.)"""
+        for one in list(self._pool.connections):
+            inner = getattr(one, "_connection", None)
+            if isinstance(inner, httpcore.AsyncHTTP2Connection) and inner.is_idle():
+                if inner._network_stream.get_extra_info("is_readable"):
+                    await one.aclose()
 
     async def _read(self, response: httpx.Response, request: httpx.Request) -> bytes:
         packing = response.headers.get("content-encoding", "identity").strip().lower()

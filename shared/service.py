@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -53,14 +54,15 @@ class Service:
     """What `service.build` returns.
 
     `routers` are mounted at the root (paths are complete: `/v1/…`); `asgi` are raw ASGI apps by path prefix, asked before
-    FastAPI. `checks` raise with the reason when the service is not ready. `quiet` answers whether nothing is due at the
-    clock's time (virtual time waits for it), `next_due` when something will be. `polls` is `Consumer.last_poll`. `close` is
-    awaited after the loops have ended.
+    FastAPI, `described` the OpenAPI path items of theirs. `checks` raise with the reason when the service is not ready.
+    `quiet` answers whether nothing is due at the clock's time (virtual time waits for it), `next_due` when something will
+    be. `polls` is `Consumer.last_poll`. `close` is awaited after the loops have ended.
     """
 
     name: str
     routers: list[APIRouter] = field(default_factory=list)
     asgi: dict[str, ASGIApp] = field(default_factory=dict)
+    described: dict[str, Any] = field(default_factory=dict)
     loops: dict[str, Loop] = field(default_factory=dict)
     checks: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     quiet: Callable[[], Awaitable[bool]] | None = None

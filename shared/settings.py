@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=0.5, le=60)] = 3.0
     """Seconds that a lease on a partition lasts without renewal."""
 
+    drain_seconds: Annotated[float, Field(ge=0, le=120)] = 0.0
+    """Seconds that a process which was told to stop (SIGTERM) still takes requests, not ready any more: as long as a load
+    balancer needs to notice."""
+
     # ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
     """Connections that each service of this process may hold to the database."""

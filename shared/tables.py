@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Index,
     Integer,
@@ -119,6 +120,16 @@ watermark = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+holidays = Table(
+    "holidays",
+    metadata,
+    Column("version", Integer, primary_key=True),
+    _time("valid_from", comment="business time; decisions at T take the last version valid by then"),
+    Column("days", ARRAY(Date), nullable=False, comment="local dates; a version never changes"),
+    Column("author", Text, nullable=False),
+    _time("made_at"),
+)
+
 dead_letter = Table(
     "dead_letter",
     metadata,
@@ -138,6 +149,16 @@ dead_letter = Table(
     Column("state", Text, nullable=False, server_default="open", comment="open | replayed | discarded"),
     _time("replayed_at", nullable=True),
     Index("dead_letter_by_state", "service", "state", "at"),
+)
+
+dead_letter_dropped = Table(
+    "dead_letter_dropped",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column(
+        "count", BigInteger, nullable=False, comment="records that this service put aside and that were deleted by age"
+    ),
+    comment="what the books add to the dead letters that are kept",
 )
 
 erasure = Table(

@@ -12,6 +12,16 @@ from tests.support import databases, kafka
 from tests.support.smtp_peer import SmtpPeer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The processes that tests start share compiled modules, outside the work tree: where Python is told to write none,
+    each of some hundred starts would compile everything again, for longer than it then runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL server for the session, over TCP. Tests that stop or kill it take `own_postgres`."""
@@ -74,21 +84,46 @@ def smtp_peer() -> Iterator[SmtpPeer]:
         yield peer
 
 
+# What takes longest begins first, so that no worker is left alone with it in the end.
+LONGEST_FIRST = ("tests/e2e", "tests/faults", "tests/clients", "tests/service", "tests/contracts", "tests/unit")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever takes a Kafka fixture is marked so: `-m kafka` and `-m "not kafka"` are complete."""
+    """Whoever takes a Kafka fixture is marked so: `-m kafka` and `-m "not kafka"` are complete. Workers share by files,
+    because fixtures do; what is told to one deployment goes to one worker."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if kafka.FIXTURES & set(getattr(item, "fixturenames", ())) or "kafka" in parameters.values():
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if kafka.FIXTURES & fixtures or "kafka" in parameters.values():
             item.add_marker(pytest.mark.kafka)
+        if item.get_closest_marker("xdist_group") is None:
+            deployment = f"{parameters.get('bus')}, {parameters.get('layout')}" if "deployment" in fixtures else None
+            item.add_marker(pytest.mark.xdist_group(deployment or str(item.path)))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    return next((n for n, name in enumerate(LONGEST_FIRST) if f"/{name}/" in item.path.as_posix()), -1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A skipped Kafka is said loudly, not among other lines."""
-    reasons = {
-        report.longrepr[2].removeprefix("Skipped: KAFKA: ")
-        for report in terminalreporter.stats.get("skipped", [])
-        if isinstance(report.longrepr, tuple) and "KAFKA: " in report.longrepr[2]
+    """A skipped Kafka or OpenSMTPD is said loudly, not among other lines."""
+    advice = {
+        "KAFKA": "With Java and Maven at hand, run `make test-kafka`.",
+        "OPENSMTPD": "On Debian as root, or with uidmap, they run by themselves; DRIPLINE_REQUIRE_OPENSMTPD=1 insists.",
     }
-    for reason in sorted(reasons):
-        terminalreporter.write_sep("!", "KAFKA TESTS SKIPPED", yellow=True, bold=True)
-        terminalreporter.write_line(f"{reason} With Java and Maven at hand, run `make test-kafka`.", yellow=True)
+    skipped = [
+        report.longrepr[2] for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)
+    ]
+    for what, mend in advice.items():
+        for reason in sorted({text.partition(f"{what}: ")[2] for text in skipped if f"{what}: " in text}):
+            terminalreporter.write_sep("!", f"{what} TESTS SKIPPED", yellow=True, bold=True)
+            terminalreporter.write_line(f"{reason} {mend}", yellow=True)
+    unchecked = {
+        report.longrepr[2].partition("DEPLOY: ")[2]
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and "DEPLOY: " in report.longrepr[2]
+    }
+    for reason in sorted(unchecked):
+        terminalreporter.write_sep("!", "DEPLOYMENT NOT CHECKED WHOLLY", yellow=True, bold=True)
+        terminalreporter.write_line(f"{reason} Get it by `make deploy-tools`.", yellow=True)

@@ -108,7 +108,15 @@ async def _dead_letters(tx: Tx) -> Book:
     rows = await tx.fetchval(
         "SELECT count(*) FROM platform.dead_letter WHERE number IS NOT NULL AND service = ANY($1)", list(counted)
     )
-    return Book("dead letters", {f"put aside by {name}": count for name, count in counted.items()}, {"kept": rows})
+    dropped = await tx.fetchval(
+        "SELECT coalesce(sum(count), 0)::bigint FROM platform.dead_letter_dropped WHERE service = ANY($1)",
+        list(counted),
+    )
+    return Book(
+        "dead letters",
+        {f"put aside by {name}": count for name, count in counted.items()},
+        {"kept": rows, "deleted by age": dropped},
+    )
 
 
 async def _runs(tx: Tx) -> list[Book]:
@@ -202,7 +210,10 @@ async def _messages(tx: Tx, intents: list[UUID]) -> Book:
     """every intent of triggers is a message of dispatch."""
     known = await tx.fetchval("SELECT count(*) FROM dispatch.message WHERE intended AND id = ANY($1)", intents)
     dead = await tx.fetchval(
-        "SELECT count(*) FROM platform.dead_letter WHERE service = 'dispatch' AND number IS NOT NULL"
+        """
+        SELECT (SELECT count(*) FROM platform.dead_letter WHERE service = 'dispatch' AND number IS NOT NULL)
+             + coalesce((SELECT count FROM platform.dead_letter_dropped WHERE service = 'dispatch'), 0)
+        """
     )
     strays = await tx.fetch(
         """
@@ -256,7 +267,13 @@ async def _attempts(tx: Tx) -> Book:
 async def _charges(tx: Tx) -> Book:
     """what providers charge = the cost ledger: every attempt that was answered or may have been is charged once."""
     expected = await tx.fetchval(
-        "SELECT coalesce(sum(cost), 0) FROM dispatch.attempt WHERE outcome IN ('sent', 'unknown')"
+        """
+        SELECT coalesce(sum(amount), 0) FROM (
+            SELECT coalesce(charged, cost) AS amount FROM dispatch.attempt WHERE outcome IN ('sent', 'unknown')
+            UNION ALL
+            SELECT coalesce(charged, cost) FROM dispatch.test WHERE outcome IN ('sent', 'unknown')
+        ) paid
+        """
     )
     charged = await tx.fetchval("SELECT coalesce(sum(amount), 0) FROM dispatch.charge")
     strays = await tx.fetch(

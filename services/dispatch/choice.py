@@ -175,8 +175,8 @@ def _worthiest(rows: list[Alternative], open_rows: list[Alternative], stakes: St
 
 # Which of several channels' reasons tells most about why nothing could be sent: the last obstacle that was left.
 _TELLING = (
-    "cap", "limit", "opted-out", "suppressed", "no-consent", "claimed", "missing-variable", "bad-text", "switched-off",
-    "no-template", "tried", "no-address", "not-asked", "quiet-hours",
+    "cap", "limit", "spend-ceiling", "country", "opted-out", "suppressed", "no-consent", "claimed", "missing-variable",
+    "bad-text", "switched-off", "no-template", "tried", "no-address", "not-asked", "quiet-hours",
 )  # fmt: skip
 
 

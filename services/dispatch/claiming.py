@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from services.dispatch.channels.registry import taking
 from services.dispatch.decision import decide, worth_rendering
 from services.dispatch.gathering import Gathered, Surroundings, addressed_node, gather, with_contacts
 from services.dispatch.inputs import Contact, Decision, Inputs, Text
@@ -18,7 +19,8 @@ from services.dispatch.links import Signer
 from services.dispatch.measures import DECISIONS
 from services.dispatch.policy import FRESH
 from services.dispatch.rendered import Rendered
-from services.dispatch.store import claims
+from services.dispatch.store import adapters, claims, spending
+from services.dispatch.store.adapters import Pause
 from services.dispatch.store.claims import Due, Stored
 from services.dispatch.store.looking import read_stops
 from services.dispatch.templates import TemplateFault, render
@@ -34,6 +36,9 @@ BATCH = 32  # a batch is put together without a pause: more would hold the loop 
 # More than this many choices of one adapter do not wait for their calls; what is over looks again after JAM.
 MOST_WAITING = 100
 JAM = timedelta(seconds=5)
+MOST_DOUBLINGS = 4
+# How many wait while one exchange at a time looks whether the provider is back.
+DOUBTFUL_WAITING = 4
 
 
 @dataclass
@@ -115,7 +120,7 @@ class Claimer:
         variables = self._variables(one)
         for channel in one.inputs.channels:
             if channel.name in wanted and one.template is not None:
-                adapter = one.adapters[channel.name]
+                adapter = one.adapters[channel.name][0]
                 try:
                     text = render(one.template, adapter.part, variables, self._signer, one.due.id, self._shop.hosts)
                     price = adapter.price(text, channel.unit_cost)
@@ -158,6 +163,8 @@ class Claimer:
         now = self._context.clock.now()
         locks = taken.locks | {("network", g.network) for g in taken.gathered if g.network}
         locks |= {("source", g.source) for g in taken.gathered if g.source}
+        # What a channel with a ceiling may still spend is spent by one choice at a time.
+        locks |= {("spending", c.name) for g in taken.gathered for c in g.inputs.channels if c.ceiling}
         stored: list[Stored] = []
         async with self._context.database.transaction() as tx:
             ours = await claims.still_ours(tx, taken.claim, [g.due.id for g in taken.gathered])
@@ -173,28 +180,56 @@ class Claimer:
                 await claims.give_back(tx, grown)
                 pairs = [(g, texts) for g, texts in pairs if g.due.id not in grown]
             await with_contacts(tx, [g for g, _ in pairs], now)
-            stored, jammed = self._not_jammed(_decide_in_turn(pairs), await claims.waiting_for_call(tx))
-            if jammed:
-                await claims.give_back(tx, jammed, now + JAM)
+            if any(channel.ceiling for g, _ in pairs for channel in g.inputs.channels):
+                await self._with_spending(tx, [g for g, _ in pairs], now)
+            waiting, pauses = await claims.waiting_for_call(tx), await adapters.read_pauses(tx)
+            stored, put_off = self._with_room(_decide_in_turn(pairs), waiting, pauses, now)
+            if put_off:
+                await claims.put_off(tx, put_off)
             await claims.store_decisions(tx, stored, now)
         _count([s.decision for s in stored])
         if any(s.decision.act == "send" for s in stored):
             self._context.wake.signal(SENDER_DUE)
 
-    def _not_jammed(self, stored: list[Stored], waiting: dict[str, int]) -> tuple[list[Stored], list[UUID]]:
-        """A provider that is slower than what is chosen for it would let choices grow old: what is too much waits in the
-        queue instead, and other channels go on. In virtual time nothing may wait for the clock."""
-        if self._context.clock.virtual:
-            return stored, []
-        kept, jammed = [], []
+    async def _with_spending(self, tx: Tx, gathered: Sequence[Gathered], now: datetime) -> None:
+        """What the channels may still spend goes into the inputs; under the locks of those that have a ceiling."""
+        left = await spending.read_left(tx, spending.day_of(now, self._context.settings.shop_timezone))
+        for g in gathered:
+            channels = [msgspec.structs.replace(c, left=left.get(c.name)) for c in g.inputs.channels]
+            g.inputs = msgspec.structs.replace(g.inputs, channels=channels)
+
+    def _with_room(
+        self, stored: list[Stored], waiting: dict[str, int], pauses: dict[str, Pause], now: datetime
+    ) -> tuple[list[Stored], dict[UUID, datetime]]:
+        """What is going to be called, and what waits in the queue instead, until when.
+
+        A provider that is slower than what is chosen for it would let choices grow old, and one that is away would have
+        them made again and again: both keep their messages out of the way of the others'. What waits longest for room is
+        looked at less and less often. In virtual time nothing may wait for the clock.
+        """
+        kept: list[Stored] = []
+        put_off: dict[UUID, datetime] = {}
         for one in stored:
             if one.decision.act == "send" and one.adapter is not None:
+                pause = pauses.get(one.adapter)
+                if pause is not None and pause.until is not None and pause.holds(now):
+                    put_off[one.due.id] = pause.until
+                    continue
                 waiting[one.adapter] = waiting.get(one.adapter, 0) + 1
-                if waiting[one.adapter] > max(MOST_WAITING, 4 * self._world.adapters[one.adapter].sessions):
-                    jammed.append(one.due.id)
+                if not self._context.clock.virtual and waiting[one.adapter] > self._room(one, pause):
+                    put_off[one.due.id] = now + JAM * 2 ** min(one.due.jams, MOST_DOUBLINGS)
                     continue
             kept.append(one)
-        return kept, jammed
+        return kept, put_off
+
+    def _room(self, one: Stored, pause: Pause | None) -> int:
+        """How many choices of the adapter may wait for their calls. What people ask for themselves has room beyond what
+        marketing may fill."""
+        if pause is not None and pause.doubtful:
+            return DOUBTFUL_WAITING
+        assert one.adapter is not None
+        room = max(MOST_WAITING, 4 * self._world.adapters[one.adapter].sessions)
+        return room if one.due.intent.kind == "marketing" else 2 * room
 
 
 def _decide_in_turn(pairs: Sequence[tuple[Gathered, dict[str, Rendered]]]) -> list[Stored]:
@@ -223,17 +258,24 @@ def _after(later: Gathered, one: Gathered, decision: Decision) -> Inputs:
         changes["network_count"] = inputs.network_count + 1
     if one.source is not None and one.source == later.source:
         changes["source_count"] = inputs.source_count + 1
+    if decision.cost and any(c.left is not None and c.name == decision.channel for c in inputs.channels):
+        changes["channels"] = [
+            msgspec.structs.replace(c, left=c.left.less(decision.cost)) if c.left and c.name == decision.channel else c
+            for c in inputs.channels
+        ]
     return msgspec.structs.replace(inputs, **changes) if changes else inputs
 
 
 def _stored(one: Gathered, decision: Decision, texts: dict[str, Rendered]) -> Stored:
     channel = next((c for c in one.inputs.channels if c.name == decision.channel), None)
+    address = one.addresses.get(decision.address) if decision.address else None
+    adapter = taking(one.adapters[channel.name], address) if channel and address else None
     return Stored(
         due=one.due,
         inputs=one.inputs,
         decision=decision,
-        adapter=channel.adapter if channel else None,
-        address=one.addresses.get(decision.address) if decision.address else None,
+        adapter=adapter.name if adapter else channel.adapter if channel else None,
+        address=address,
         units=channel.text.units if channel and channel.text else 1,
         rendered=texts.get(decision.channel) if decision.channel else None,
         network=one.network,

@@ -35,6 +35,9 @@ class TemplateDocument(BaseModel):
     messenger: str = ""
     push_title: str = ""
     push: str = ""
+    push_link: str = Field(
+        default="", description="Where a press on the push leads; by default its text's first link, or the shop."
+    )
     call: str = ""
 
     def parts(self) -> dict[str, str]:

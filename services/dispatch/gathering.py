@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
+import phonenumbers
 
 from services.dispatch import guard as guards
 from services.dispatch.channels import registry
 from services.dispatch.channels.base import Adapter
-from services.dispatch.channels.registry import serving
+from services.dispatch.channels.registry import side_by_side, taking
 from services.dispatch.choice import Figures
 from services.dispatch.decision import draw_from
 from services.dispatch.inputs import (
@@ -38,6 +39,7 @@ from shared.cdp import EventsQuestion, FactsQuestion, events_of, facts, purged_a
 from shared.conditions import Moment
 from shared.db import Tx
 from shared.facts.model import EventFact, Facts
+from shared.holidays import Holidays, read_holidays
 from shared.identifiers import ADDRESS_KIND
 from shared.ids import RandomBits, node_id
 from shared.settings import Settings
@@ -60,7 +62,8 @@ class Surroundings:
 
 @dataclass
 class Gathered:
-    """A message with everything a decision and its texts need. `addresses`: node → address as it is written."""
+    """A message with everything a decision and its texts need. `addresses`: node → address as it is written; `adapters`:
+    of each channel, the most preferred first."""
 
     due: Due
     inputs: Inputs
@@ -68,7 +71,7 @@ class Gathered:
     template: Template | None
     offer: Offer | None
     addresses: dict[UUID, str]
-    adapters: dict[str, type[Adapter]]
+    adapters: dict[str, list[type[Adapter]]]
     network: str | None = None
     source: UUID | None = None
 
@@ -81,6 +84,7 @@ class _Base:
     rules: looking.Rules
     templates: dict[str, Template]
     offers: dict[str, looking.OfferRow]
+    holidays: Holidays
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ async def _read_base(tx: Tx, due: Sequence[Due], now: datetime) -> _Base:
         rules=await looking.read_rules(tx, now),
         templates=await looking.read_templates(tx, [one.intent.template for one in due]),
         offers=await looking.read_offers(tx, [one.intent.offer for one in due if one.intent.offer]),
+        holidays=await read_holidays(tx),
     )
 
 
@@ -182,7 +187,7 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
     verdict = GuardVerdict(holds=True)
     if known is not None:
         suppressed = frozenset(address for address, _ in people.suppressions)
-        judged_at = Moment(**{**moment.__dict__, "suppressed": suppressed})
+        judged_at = replace(moment, suppressed=suppressed, holidays=base.holidays.at(now))
         verdict = guards.judge(intent.guard, guards.read(intent.guard), known, people.events[index], judged_at)
     if intent.offer and intent.offer not in base.offers:
         problem = problem or Reason("no-offer", f"there is no offer {intent.offer}")
@@ -267,13 +272,20 @@ def _entry_id(one: Due) -> UUID | None:
     return UUID(found) if isinstance(found, str) else None
 
 
-def _adapters(channels: Sequence[looking.ChannelRow], world: Surroundings) -> dict[str, type[Adapter]]:
-    found = ((row.name, serving(world.adapters, row.name, row.adapter, world.settings)) for row in channels)
-    return {name: adapter for name, adapter in found if adapter is not None}
+def _adapters(channels: Sequence[looking.ChannelRow], world: Surroundings) -> dict[str, list[type[Adapter]]]:
+    found = (
+        (row.name, side_by_side(world.adapters, row.name, row.adapter, world.settings, row.told)) for row in channels
+    )
+    return {name: adapters for name, adapters in found if adapters}
 
 
 def _channel(
-    row: looking.ChannelRow, adapter: type[Adapter], one: Due, known: Facts | None, people: _People, world: Surroundings
+    row: looking.ChannelRow,
+    adapters: Sequence[type[Adapter]],
+    one: Due,
+    known: Facts | None,
+    people: _People,
+    world: Surroundings,
 ) -> Channel:
     quiet = row.quiet
     if quiet is None:
@@ -282,38 +294,69 @@ def _channel(
         quiet = world.settings.quiet_hours if defaults is None or defaults.quiet else ""
     return Channel(
         name=row.name,
-        adapter=adapter.name,
+        adapter=adapters[0].name,
         consent=world.consents.get(row.name, row.name),
         unit_cost=row.unit_cost,
         figures=Figures(row.reach, row.act, row.lost),
         enabled=row.enabled,
         quiet=quiet,
         caps=row.caps,
-        addresses=_addresses(row.name, adapter.address_kind, one, known, people, world),
+        countries=row.countries,
+        ceiling=row.ceiling,
+        addresses=_addresses(row, adapters, one, known, people, world),
     )
 
 
 def _addresses(
-    channel: str, kind: str, one: Due, known: Facts | None, people: _People, world: Surroundings
+    row: looking.ChannelRow,
+    adapters: Sequence[type[Adapter]],
+    one: Due,
+    known: Facts | None,
+    people: _People,
+    world: Surroundings,
 ) -> list[Address]:
-    """The person's addresses on the channel; of a subscription's run only the one it is about."""
-    consent = world.consents.get(channel, channel)
+    """The person's addresses on the channel that one of its adapters accepts; of a subscription's run only the one it is
+    about."""
     if one.intent.addressed is not None:
         node = addressed_node(one, world.namespace)
         asked = people.addressed.get(node) if node else None
-        if node is None or asked is None or channel != one.intent.addressed.channel:
+        if node is None or asked is None or row.name != one.intent.addressed.channel:
             return []
-        return [_address(node, asked.status, None, channel, consent, people)]
-    found = [address for address in (known.addresses if known else []) if address.kind == kind]
-    return [_address(address.node, address.status, address.last_seen, channel, consent, people) for address in found]
+        return [_address(node, asked.value, asked.status, None, row, people, world)]
+    return [
+        _address(address.node, address.value, address.status, address.last_seen, row, people, world)
+        for address in (known.addresses if known else [])
+        if address.kind == adapters[0].address_kind and taking(adapters, address.value) is not None
+    ]
 
 
 def _address(
-    node: UUID, status: str, last_seen: datetime | None, channel: str, consent: str, people: _People
+    node: UUID,
+    value: str,
+    status: str,
+    last_seen: datetime | None,
+    row: looking.ChannelRow,
+    people: _People,
+    world: Surroundings,
 ) -> Address:
-    suppression = people.suppressions.get((node, "*")) or people.suppressions.get((node, channel))
-    rows = [row for row in people.consents.get(node, []) if row.channel == consent]
-    return Address(node=node, status=status, last_seen=last_seen, consents=rows, suppression=suppression)
+    suppression = people.suppressions.get((node, "*")) or people.suppressions.get((node, row.name))
+    consent = world.consents.get(row.name, row.name)
+    return Address(
+        node=node,
+        status=status,
+        last_seen=last_seen,
+        consents=[one for one in people.consents.get(node, []) if one.channel == consent],
+        suppression=suppression,
+        country=country_of(value) if row.countries else None,
+    )
+
+
+def country_of(address: str) -> str | None:
+    """The ISO 3166 country of a phone number; None for what is no number, or of no one country."""
+    try:
+        return phonenumbers.region_code_for_number(phonenumbers.parse(address))
+    except phonenumbers.NumberParseException:
+        return None
 
 
 def _written(one: Due, node: UUID | None, known: Facts | None) -> dict[UUID, str]:

@@ -8,18 +8,20 @@ from uuid import UUID
 
 import msgspec
 
+from services.dispatch.store.forgetting import forget_people
 from services.dispatch.store.intents import add_outcomes, apply_cancels, release_contacts, upsert_intents
+from services.dispatch.store.restored import read_gap, reconcile
 from shared.consumer import Applied, Batch
 from shared.db import Tx
 from shared.errors import Permanent
-from shared.events import Cancelled, Intended, MessageRecord, Outcome, decode_message_record
+from shared.events import Cancelled, Erased, Intended, MessageRecord, Outcome, decode_message_record
 from shared.wake import DISPATCH_DUE
 
 Versioned = TypeVar("Versioned", Intended, Cancelled, Outcome)
 
 
 async def handle(tx: Tx, batch: Batch) -> Applied:
-    """Five statements, whatever the size. Of several records about one message the highest version counts."""
+    """A fixed number of statements, whatever the size. Of several records about one message the highest version counts."""
     records = [_decode(record.value) for record in batch.records]
     intents = _highest((r for r in records if isinstance(r, Intended)), lambda r: r.message)
     cancels = _highest((r for r in records if isinstance(r, Cancelled)), lambda r: r.message)
@@ -28,7 +30,11 @@ async def handle(tx: Tx, batch: Batch) -> Applied:
     cancelled = await apply_cancels(tx, cancels, batch.now) if cancels else set()
     if written or cancelled:
         await release_contacts(tx, sorted(written | cancelled))
+    if written and (gap := await read_gap(tx)) is not None and not gap.held:
+        await reconcile(tx, gap, sorted(written), batch.now)
     runs = await add_outcomes(tx, outcomes) if outcomes else set()
+    if erased := {node for record in records if isinstance(record, Erased) for node in record.nodes}:
+        await forget_people(tx, sorted(erased), batch.now)
     repeated = sum(1 for r in intents if r.message not in written) + sum(1 for r in outcomes if r.run not in runs)
     return Applied(applied=len(records) - repeated, repeated=repeated, wake={DISPATCH_DUE} if written else set())
 

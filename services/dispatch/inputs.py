@@ -37,13 +37,15 @@ class Suppression(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One address of the person for a channel. `status`: claimed | confirmed | asserted."""
+    """One address of the person for a channel. `status`: claimed | confirmed | asserted. `country`: of a phone number,
+    where the channel asks for it."""
 
     node: UUID
     status: str
     last_seen: datetime | None = None
     consents: list[ConsentRow] = []
     suppression: Suppression | None = None
+    country: str | None = None
 
 
 class Cap(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,9 +82,23 @@ class Text(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: Reason | None = None
 
 
+class Left(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a channel may still spend: `amount` under the tighter of its ceilings, `per` "day" or "month" which is at most
+    `ceiling`. What was chosen and not sent yet counts as spent."""
+
+    amount: Decimal
+    per: str
+    ceiling: Decimal
+
+    def less(self, cost: Decimal) -> Left:
+        """What is left once this is spent, too."""
+        return Left(self.amount - cost, self.per, self.ceiling)
+
+
 class Channel(msgspec.Struct, frozen=True, omit_defaults=True):
     """A channel as configured, with this person's addresses on it. `quiet`: "21:00-09:00" or "" for none.
-    `price`: λ of its budget. `consent`: the channel's name in the consent ledgers."""
+    `price`: λ of its budget. `consent`: the channel's name in the consent ledgers. `countries`: the only ones it may
+    write to, [] for all. `ceiling`: whether its spending has one, and `left` what may still be spent under it."""
 
     name: str
     adapter: str
@@ -93,6 +109,9 @@ class Channel(msgspec.Struct, frozen=True, omit_defaults=True):
     quiet: str = ""
     price: Decimal = ONE
     caps: list[Cap] = []
+    countries: list[str] = []
+    ceiling: bool = False
+    left: Left | None = None
     addresses: list[Address] = []
     text: Text | None = None
 

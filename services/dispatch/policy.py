@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, time, timedelta
+from decimal import Decimal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -70,6 +71,8 @@ def channel_reason(inputs: Inputs, channel: Channel) -> tuple[Reason | None, Add
         reason = Reason("tried", "tried before for this message, without an effect")
     if reason is None and channel.text is not None:
         reason = channel.text.reason
+    if reason is None:
+        reason = _ceiling_reason(channel)
     if reason is None and (until := quiet_until(inputs.now, ZoneInfo(inputs.zone), channel.quiet)):
         reason = Reason("quiet-hours", f"quiet hours until {_moment(until)}")
     return reason, address
@@ -84,12 +87,24 @@ def address_reason(inputs: Inputs, channel: Channel, address: Address) -> Reason
     state = standing(address.consents, channel.consent, inputs.topic)
     if inputs.purpose == "confirmation" and state.complained:
         return Reason("opted-out", f"complained at {_moment(state.at)}")
+    if channel.countries and address.country not in channel.countries:
+        where = address.country or "an unknown country"
+        return Reason("country", f"the channel writes to {', '.join(channel.countries)} only, not to {where}")
     if inputs.purpose == "marketing" and not state.may_write:
         if state.opted_out:
             what = "complained" if state.complained else "unsubscribed"
             return Reason("opted-out", f"{what} at {_moment(state.at)}")
         return Reason("no-consent", f"no consent for the topic {inputs.topic}")
     return _cap_reason(inputs, channel, address)
+
+
+def _ceiling_reason(channel: Channel) -> Reason | None:
+    """Why the text costs more than the channel may still spend; None if it does not."""
+    left, cost = channel.left, channel.text.cost if channel.text is not None else None
+    if left is None or cost is None or cost <= left.amount:
+        return None
+    what = f"it costs {cost:f} and {max(left.amount, Decimal(0)):f} of {left.ceiling:f} a {left.per} are left"
+    return Reason("spend-ceiling", f"the channel has spent what it may: {what}")
 
 
 def by_preference(addresses: Sequence[Address]) -> list[Address]:

@@ -22,6 +22,8 @@ CODES = {
     "suppressed": "the address is on the suppression list",
     "no-consent": "there is no consent for the channel and the topic",
     "opted-out": "the consent was taken back",
+    "country": "the channel may not write to that country",
+    "spend-ceiling": "the channel has spent what it may in the day or the month",
     "cap": "the person, the address or the channel has had enough for now",
     "quiet-hours": "it is night where the person lives",
     "tried": "the channel was tried before for this message",
@@ -30,7 +32,9 @@ CODES = {
     "limit": "too many confirmation mails for this address, network or source",
     "bounced": "the provider says that the address does not exist",
     "refused": "the provider refuses the message for good",
+    "undelivered": "the provider took the message and could not deliver it",
     "exhausted": "the provider could not be reached as often as was tried",
+    "restored": "it was sent, or may have been, between a backup and its restore",
     "unknown": "it is not known whether the provider took the message",
 }
 

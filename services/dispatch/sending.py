@@ -1,40 +1,38 @@
-"""From a choice to the person: the step to *calling*, the exchange with the provider, and what came of it."""
+"""From a choice to the provider: last looks, the step to *calling*, the exchange, and what came of it.
+
+Calls are made by whoever has room; the row says who may. A process that dies in a call leaves a row in *calling*, and
+everybody's reaper takes it up when its time is over.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
-from msgspec.structs import replace
 
+from services.dispatch.adapter_settings import SettingsReader, Unusable
+from services.dispatch.answers import LATE, Answer, Answers
 from services.dispatch.channels.base import Adapter, Exchange, Result, StartBy, TooLate
 from services.dispatch.consents import standing
-from services.dispatch.feedback import feedback, publish
 from services.dispatch.inputs import Switch
-from services.dispatch.measures import CALL_SECONDS, CALLS, COST, UNKNOWN
+from services.dispatch.measures import CALL_SECONDS, CALLS
 from services.dispatch.rendered import Rendered
-from services.dispatch.store import calls, claims
-from services.dispatch.store.calls import START_SECONDS, Answered, Chosen
-from services.dispatch.store.ledgers import suppress_bounced
+from services.dispatch.store import adapters, calls, claims
+from services.dispatch.store.calls import START_SECONDS, Chosen
 from services.dispatch.store.looking import read_consents, read_stops, read_suppressions
 from shared import wake as signals
 from shared.clock import pause
 from shared.db import Tx
 from shared.errors import is_transient
-from shared.events import Event
 from shared.service import Context
 
 log = structlog.get_logger(__name__)
-
-# After the nth attempt that did not reach the provider; what is left of its validity decides besides.
-BACK_OFF = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 240))
-MOST_ATTEMPTS = 8
-# How often a message may be sent again although the former attempt is unknown: transactional, or over a repeatable adapter.
-MOST_REPEATS = 3
+# How long a sender that is stopped lets its exchanges go on: a process may take 28 s to end (services/draining.py).
+FINISH_SECONDS = 20.0
 
 
 class Sender:
@@ -44,15 +42,18 @@ class Sender:
         self,
         context: Context,
         adapters: Mapping[str, Adapter],
-        prefixes: Mapping[str, str],
         consents: Mapping[str, str],
+        settings: SettingsReader,
+        answers: Answers,
     ) -> None:
-        """:param prefixes: how events of a channel begin; :param consents: its name in the consent ledgers"""
-        self._context, self._adapters, self._prefixes, self._consents = context, adapters, prefixes, consents
+        """:param consents: a channel's name in the consent ledgers"""
+        self._context, self._adapters, self._consents = context, adapters, consents
+        self._settings, self._writer = settings, answers
         self._calling: dict[str, int] = dict.fromkeys(adapters, 0)
-        self._answers: list[tuple[Chosen, int, Result]] = []
+        self._answers: list[Answer] = []
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._settling: set[str] = set()
 
     async def loop(self) -> None:
         """Steps messages to *calling* and starts their exchanges, as long as there is room. When it is stopped it lets
@@ -70,7 +71,7 @@ class Sender:
 
     async def _finish(self, answering: asyncio.Task[None]) -> None:
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=START_SECONDS)
+            await asyncio.wait(self._tasks, timeout=FINISH_SECONDS)
         for task in self._tasks:
             task.cancel()
         answering.cancel()
@@ -78,7 +79,7 @@ class Sender:
         answers, self._answers = self._answers, []
         if answers:
             try:
-                await self.write_answers(answers)
+                await self._writer.write_or_part(answers)
             except BaseException:
                 self._answers = answers + self._answers  # what the providers said is known: the next run writes it
                 self._answered.set()
@@ -95,51 +96,77 @@ class Sender:
             return 0
         begun = time.monotonic()
         async with self._context.database.transaction() as tx:
-            chosen = await calls.lock_chosen(tx, free)
+            now = self._context.clock.now()
+            chosen = await calls.lock_chosen(tx, free, now, adapters.MOST_FAILURES)
             if not chosen:
                 return 0
-            now = self._context.clock.now()
             await claims.lock(tx, {("address", one.address_node) for one in chosen})
             stops = await read_stops(tx)
             if stops.held:
                 return 0
+            settings = await self._told(tx, {one.adapter for one in chosen})
+            untold = [one for one in chosen if one.adapter not in settings]
             forbidden = await _forbidden(tx, chosen, self._consents, stops.switches)
-            going = [one for one in chosen if one.id not in {message for message, _, _ in forbidden}]
+            stopped = {message for message, _, _ in forbidden}
+            going = [one for one in chosen if one.id not in stopped and one not in untold]
             if forbidden:
                 await calls.withhold(tx, forbidden, now)
+            if returned := [one.id for one in untold if one.id not in stopped]:
+                await claims.give_back(tx, returned)  # its settings were taken away meanwhile: chosen anew
+            if len(going) < len(chosen):
                 await calls.uncount(tx, [one for one in chosen if one not in going])
             if going:
                 await calls.to_calling(
                     tx, going, {n: a.timeout.total_seconds() for n, a in self._adapters.items()}, now
                 )
+        if untold:
+            self._context.wake.signal(signals.DISPATCH_DUE)
         await self._context.hooks.reach("dispatch.calling")
         for one in going:
             self._calling[one.adapter] += 1
-            task = asyncio.create_task(self._call(one, StartBy(begun + START_SECONDS)))
+            task = asyncio.create_task(self._call(one, StartBy(begun + START_SECONDS), settings[one.adapter]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return len(chosen)
 
-    async def _call(self, one: Chosen, start_by: StartBy) -> None:
+    async def _told(self, tx: Tx, names: set[str]) -> dict[str, Any]:
+        """What these adapters were told, by name: None for one that needs nothing. One whose settings are gone or cannot be
+        read is left out."""
+        rows = await adapters.read_told(tx, sorted(names))
+        found: dict[str, Any] = {}
+        for name in names:
+            adapter = self._adapters[name]
+            if (told := rows.get(name)) is not None and adapter.settings_type is not None:
+                try:
+                    found[name] = self._settings.read(told)
+                except Unusable as problem:
+                    log.error("adapter.unusable", adapter=name, problem=str(problem))
+            elif adapter.serves_untold(self._context.settings):
+                found[name] = None
+        return found
+
+    async def _call(self, one: Chosen, start_by: StartBy, settings: Any) -> None:
         adapter = self._adapters[one.adapter]
         begun = time.monotonic()
         try:
-            result = await self._exchange(adapter, one, start_by)
+            exchange = self._exchange_of(one, one.attempts + 1, start_by, settings)
+            result = await self._exchange(adapter, exchange)
+            if result is not None and result.outcome == "unknown" and _can_be_asked(adapter):
+                result = await self._ask(adapter, exchange, result)
         finally:
             self._calling[one.adapter] -= 1
         outcome = result.outcome if result is not None else "late"
         CALLS.labels(one.adapter, outcome).inc()
         CALL_SECONDS.labels(one.adapter).observe(time.monotonic() - begun)
         await self._context.hooks.reach("dispatch.answered")
-        self._answers.append((one, one.attempts + 1, result or _LATE))
+        self._answers.append((one, one.attempts + 1, result or LATE))
         self._answered.set()
         self._context.wake.signal(signals.SENDER_DUE, remote=False)
 
-    async def _exchange(self, adapter: Adapter, one: Chosen, start_by: StartBy) -> Result | None:
-        """The provider's answer; None when the moment to start has passed and nothing was sent."""
-        exchange = Exchange(
+    def _exchange_of(self, one: Chosen, attempt: int, start_by: StartBy, settings: Any) -> Exchange:
+        return Exchange(
             message=one.id,
-            attempt=one.attempts + 1,
+            attempt=attempt,
             key=str(one.id),
             address=one.address,
             rendered=Rendered(text=one.body, subject=one.subject, html=one.html, urls=one.urls),
@@ -147,7 +174,13 @@ class Sender:
             sender=(self._context.settings.shop_name, self._context.settings.sender),
             at=self._context.clock.now(),
             start_by=start_by,
+            settings=settings,
+            provider_id=one.provider_id,
+            valid_until=one.valid_until,
         )
+
+    async def _exchange(self, adapter: Adapter, exchange: Exchange) -> Result | None:
+        """The provider's answer; None when the moment to start has passed and nothing was sent."""
         try:
             async with asyncio.timeout(START_SECONDS + adapter.timeout.total_seconds()):
                 return await adapter.send(exchange)
@@ -156,7 +189,7 @@ class Sender:
         except TimeoutError:
             return Result("unknown", "the provider did not answer in time")
         except Exception as problem:
-            log.error("call.failed", adapter=one.adapter, message=str(one.id), exc_info=problem)
+            log.error("call.failed", adapter=adapter.name, message=str(exchange.message), exc_info=problem)
             return Result("unknown", f"the adapter failed: {type(problem).__name__}")
 
     async def _write_as_they_come(self) -> None:
@@ -168,7 +201,7 @@ class Sender:
             if not answers:
                 continue
             try:
-                await self.write_answers(answers)
+                await self._writer.write_or_part(answers)
             except BaseException as problem:
                 self._answers = answers + self._answers
                 self._answered.set()
@@ -177,135 +210,67 @@ class Sender:
                 log.warning("answers.retried", problem=type(problem).__name__)
                 await pause(0.2)
 
-    async def write_answers(self, answers: Sequence[tuple[Chosen, int, Result]]) -> None:
-        """Outcomes, charges, suppressions and the events that tell of them."""
-        now = self._context.clock.now()
-        results = {one.id: (one, number, result) for one, number, result in answers}
-        async with self._context.database.transaction() as tx:
-            answered = [self._judged(one, number, result, now) for one, number, result in answers]
-            written = await calls.store_answers(tx, answered, now)
-            done = [(one, *results[one.id][1:]) for one in written]
-            charges = [
-                (one, number, result.charged if result.charged is not None else one.cost)
-                for one, number, result in done
-                if result.outcome in ("sent", "unknown")  # what may have been taken is paid for: spending has a ceiling
-            ]
-            if charges:
-                await calls.charge(tx, charges, now)
-            unreached = [one for one, _, result in done if result.outcome in ("retry", "bounced", "failed")]
-            if unreached:
-                await calls.uncount(tx, unreached)
-            bounced = [(one, result.detail) for one, _, result in done if result.outcome == "bounced"]
-            if bounced:
-                await suppress_bounced(tx, bounced, self._kinds(), now, self._context.bits)
-            events = [
-                event for one, number, result in done if (event := self._event(one, number, result, now)) is not None
-            ]
-            published = await publish(tx, events)
-        self._after(done, answered, published)
-
-    def _kinds(self) -> dict[str, str]:
-        return {name: adapter.address_kind for name, adapter in self._adapters.items()}
-
-    def _after(self, done: Sequence[tuple[Chosen, int, Result]], answered: Sequence[Answered], published: bool) -> None:
-        for one, _, result in done:
-            if result.outcome in ("sent", "unknown"):
-                COST.labels(one.channel).inc(float(result.charged if result.charged is not None else one.cost))
-        for judged in answered:
-            if judged.outcome == "unknown":
-                UNKNOWN.labels("", judged.state).inc()
-        if published:
-            self._context.wake.signal(signals.outbox("dispatch"))
-        self._context.wake.signal(signals.DISPATCH_DUE)
-        self._context.wake.signal(signals.SENDER_DUE)
-
-    def _judged(self, one: Chosen, number: int, result: Result, now: datetime) -> Answered:
-        adapter = self._adapters.get(one.adapter)
-        return judged(one, number, result, now, repeatable=adapter is not None and adapter.repeatable)
-
-    def _event(self, one: Chosen, number: int, result: Result, now: datetime) -> Event | None:
-        what = {"sent": "Sent", "bounced": "Bounced", "failed": "Failed"}.get(result.outcome)
-        if what is None:
-            return None
-        detail = result.detail or None if what != "Sent" else None
-        return feedback(
-            one,
-            self._prefixes.get(one.channel, one.channel.capitalize()),
-            what,
-            f"{number}/{what.lower()}",
-            now,
-            detail=detail,
-        )
-
     async def reap_loop(self) -> None:
-        """Calls that never told are unknown: their provider is asked, where it can be."""
-        while True:
-            await self.reap()
-            await pause(1.0)
+        """Calls that never told are unknown: their provider is asked, where it can be. One that does not answer keeps
+        nobody else's waiting."""
+        rounds: set[asyncio.Task[int]] = set()
+        try:
+            while True:
+                for done in [task for task in rounds if task.done()]:
+                    rounds.discard(done)
+                    done.result()
+                rounds.add(asyncio.create_task(self.reap()))
+                await pause(1.0)
+        finally:
+            for task in rounds:
+                task.cancel()
+            await asyncio.gather(*rounds, return_exceptions=True)
 
     async def reap(self) -> int:
         """Returns how many calls were given up."""
         async with self._context.database.transaction() as tx:
-            silent = await calls.silent_calls(tx, 100)
-        answers: list[tuple[Chosen, int, Result]] = []
+            silent = await calls.silent_calls(tx, 100, self._settling)
+            settings = await self._told(tx, {one.adapter for one in silent if one.adapter in self._adapters})
+        by_adapter: dict[str, list[Chosen]] = {}
         for one in silent:
-            # The row's attempts already count the one that is open; `Chosen.attempts` means those before it.
-            answers.append((one, one.attempts, await self._ask(one)))
-        if answers:
-            await self.write_answers(answers)
-        return len(answers)
+            by_adapter.setdefault(one.adapter, []).append(one)
+        self._settling |= set(by_adapter)
+        try:
+            await asyncio.gather(*(self._settle(name, these, settings.get(name)) for name, these in by_adapter.items()))
+        finally:
+            self._settling -= set(by_adapter)
+        return len(silent)
 
-    async def _ask(self, one: Chosen) -> Result:
-        adapter = self._adapters.get(one.adapter)
-        unknown = Result("unknown", "no answer was stored in its time")
-        if adapter is None:
-            return unknown
-        exchange = Exchange(
-            message=one.id,
-            attempt=one.attempts,
-            key=str(one.id),
-            address=one.address,
-            rendered=Rendered(text=one.body, subject=one.subject, html=one.html, urls=one.urls),
-            purpose=one.purpose,
-            sender=(self._context.settings.shop_name, self._context.settings.sender),
-            at=self._context.clock.now(),
-            start_by=StartBy(0.0),
-        )
+    async def _settle(self, name: str, silent: Sequence[Chosen], settings: Any) -> None:
+        """Asks about one adapter's silent calls, as many at a time as it holds, and writes what came of them."""
+        adapter = self._adapters.get(name)
+        room = asyncio.Semaphore(adapter.sessions if adapter is not None else 1)
+
+        async def settled(one: Chosen) -> Answer:
+            # The row's attempts already count the one that is open; `Chosen.attempts` means those before it.
+            result = Result("unknown", "no answer was stored in its time")
+            if adapter is not None and _can_be_asked(adapter):
+                async with room:
+                    exchange = self._exchange_of(one, one.attempts, StartBy(0.0), settings)
+                    result = await self._ask(adapter, exchange, result)
+            return one, one.attempts, result
+
+        await self._writer.write_or_part(await asyncio.gather(*(settled(one) for one in silent)))
+
+    async def _ask(self, adapter: Adapter, exchange: Exchange, unknown: Result) -> Result:
+        """What the provider says became of it; `unknown` if it does not know either."""
         try:
             async with asyncio.timeout(adapter.timeout.total_seconds()):
                 return await adapter.ask(exchange) or unknown
         except Exception as problem:
-            log.warning("ask.failed", adapter=one.adapter, message=str(one.id), problem=type(problem).__name__)
+            log.warning(
+                "ask.failed", adapter=adapter.name, message=str(exchange.message), problem=type(problem).__name__
+            )
             return unknown
 
 
-_LATE = Result("retry", "the moment to start had passed; nothing was sent")
-
-
-def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatable: bool) -> Answered:
-    """The message's next state after an attempt. Pure.
-
-    *Unknown*: marketing is never tried again, unless the provider tells a repeat by its key; transactional mail is.
-    """
-    base = Answered(one.id, number, result.outcome, "", detail=result.detail, provider_id=result.provider_id)
-    match result.outcome:
-        case "sent":
-            return replace(base, state="sent", charged=result.charged)
-        case "bounced" | "failed":
-            code = "bounced" if result.outcome == "bounced" else "refused"
-            return replace(base, state="failed", reason_code=code, reason=result.detail)
-        case "retry" if result is _LATE:
-            return replace(base, outcome="late", state="queued", due_at=now)
-        case "retry":
-            due = now + BACK_OFF[min(number, len(BACK_OFF)) - 1]
-            if number >= MOST_ATTEMPTS or due > one.valid_until:
-                text = f"{number} attempts, the last: {result.detail}"
-                return replace(base, state="failed", reason_code="exhausted", reason=text)
-            return replace(base, state="queued", due_at=due)
-    again = one.repeats < MOST_REPEATS and now <= one.valid_until and (repeatable or one.kind == "transactional")
-    if again:
-        return replace(base, state="queued", due_at=now, pinned=one.channel, repeat=True)
-    return replace(base, state="unknown", reason_code="unknown", reason=result.detail)
+def _can_be_asked(adapter: Adapter) -> bool:
+    return type(adapter).ask is not Adapter.ask
 
 
 async def _forbidden(

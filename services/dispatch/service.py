@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
-from services.dispatch import public
+from services.dispatch import public, webhooks
+from services.dispatch.adapter_settings import SettingsReader
+from services.dispatch.answers import Answers
 from services.dispatch.api import routers
+from services.dispatch.api.adapters import Desk
+from services.dispatch.attending import Attendance
 from services.dispatch.channels import registry
-from services.dispatch.channels.base import Adapter, World
+from services.dispatch.channels.base import Adapter, Report, World
 from services.dispatch.claiming import Claimer
+from services.dispatch.following import Following
 from services.dispatch.gathering import Surroundings
 from services.dispatch.handlers import handle
 from services.dispatch.links import Signer
 from services.dispatch.policy import DEFAULT_CAPS
+from services.dispatch.reports import Reports
+from services.dispatch.secrets import Sealer
 from services.dispatch.sending import Sender
 from services.dispatch.store import catalogue, claims
 from services.dispatch.store.forgetting import forget, journals
 from services.dispatch.store.looking import is_held
 from services.dispatch.subscriptions import Subscriptions
+from services.dispatch.trying import Trials
 from services.dispatch.view import Shop
 from services.dispatch.worth import ASSUMED_ORDER
 from shared.clock import pause
@@ -43,7 +52,8 @@ class Dispatch:
         self.context = context
         kinds = registry.find(context.settings.channels_path)
         self.adapter_types = kinds
-        world = World(context.settings, context.settings.inbox_dir)
+        world = World(context.settings, context.settings.inbox_dir, context.clock, context.bits, self.tell)
+        # An adapter with settings may be told them at any moment, through any process.
         self.adapters: dict[str, Adapter] = {
             name: kind(world) for name, kind in kinds.items() if kind.usable(context.settings)
         }
@@ -57,9 +67,21 @@ class Dispatch:
             context.settings, dict(kinds), consents, context.node_namespace, context.secret, context.bits
         )
         self.claimer = Claimer(context, surroundings, self.signer, self.shop)
-        self.sender = Sender(context, self.adapters, self.prefixes, consents)
+        self.sealer = Sealer(context.secret, context.bits)
+        self.settings = SettingsReader(kinds, self.sealer)
+        self.reports = Reports(context, kinds, self.prefixes, consents)
+        self.answers = Answers(context, kinds, self.prefixes, self.reports)
+        self.sender = Sender(context, self.adapters, consents, self.settings, self.answers)
+        self.attendance = Attendance(context, self.adapters, self.settings)
+        self.following = Following(context, self.adapters, self.settings, self.reports)
+        self.trials = Trials(context, self.adapters, self.settings, self.reports)
+        self.desk = Desk(context, kinds, self.sealer, self.settings, self.trials)
         self.subscriptions = Subscriptions(context, self.kinds, self.prefixes, consents)
         self.consumer = Consumer(context, group=GROUP, topics=[MESSAGES], handler=handle, schema=SCHEMA)
+
+    async def tell(self, adapter: str, reports: Sequence[Report]) -> None:
+        """For adapters whose provider tells over a connection of its own."""
+        await self.reports.receive(adapter, reports)
 
     async def prepare(self) -> None:
         """Rows for channels and policy that are not there yet."""
@@ -75,6 +97,8 @@ class Dispatch:
             **claiming,
             "sender": self.sender.loop,
             "reaper": self.sender.reap_loop,
+            "attendance": self.attendance.loop,
+            "following": self.following.loop,
             "figures": self.figures_loop,
             "forgetting": self.forget_loop,
         }
@@ -114,7 +138,8 @@ class Dispatch:
             await pause(1.0 if self.context.clock.virtual else 60.0)
 
     async def forget_loop(self) -> None:
-        """Follows profile's purges and erasures: what was forgotten there is forgotten here."""
+        """Follows profile's purges and erasures: what was forgotten there is forgotten here; and drops what is too old to
+        matter."""
         seen, passes = (-1, -1), 0
         while True:
             async with self.context.database.connection() as connection:
@@ -123,6 +148,9 @@ class Dispatch:
             passes = 2 if now != seen else max(0, passes - 1)
             seen = now
             while passes and await self.forget():
+                pass
+            await self.trials.reap()
+            while await self.reports.forget():
                 pass
             await pause(FORGET_SECONDS)
 
@@ -167,7 +195,10 @@ async def build(context: Context) -> Service:
         name="dispatch",
         routers=[
             public.router(context, dispatch.signer, dispatch.subscriptions),
-            *routers(context, dispatch.adapter_types, dispatch.signer, dispatch.shop, dispatch.subscriptions),
+            webhooks.router(context, dispatch.adapters, dispatch.settings, dispatch.reports),
+            *routers(
+                context, dispatch.adapter_types, dispatch.signer, dispatch.shop, dispatch.subscriptions, dispatch.desk
+            ),
         ],
         loops=dispatch.loops(),
         checks={"consumer": dispatch.consumer.check, "open": dispatch.check_open},

@@ -11,10 +11,12 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     SmallInteger,
@@ -91,10 +93,15 @@ message = Table(
     _time("created_at", comment="business"),
     _time("updated_at", comment="business"),
     _time("sent_at", nullable=True, comment="business"),
+    Column("jams", SmallInteger, nullable=False, server_default="0", comment="how often in a row its adapter was full"),
+    Column("delivery", Text, comment="what the provider told later: failed | delivered | bounced"),
+    _time("delivered_at", nullable=True, comment="by the provider"),
     CheckConstraint(f"state IN {STATES}", name="message_state"),
     Index("message_due", "kind", "due_at", postgresql_where=text("state = 'queued'")),
     Index("message_leased", "kind", "lease_until", postgresql_where=text("state = 'claimed'")),
-    Index("message_chosen", "chosen_at", postgresql_where=text("state = 'claimed' AND chosen_at IS NOT NULL")),
+    Index(
+        "message_chosen", "adapter", "chosen_at", postgresql_where=text("state = 'claimed' AND chosen_at IS NOT NULL")
+    ),
     Index("message_calling", "address_node", postgresql_where=text("state = 'calling'")),
     Index("message_by_origin", "origin", "created_at"),
     Index("message_by_run", "run"),
@@ -170,20 +177,102 @@ attempt = Table(
     Column("outcome", Text, comment="sent | retry | bounced | failed | unknown | late; NULL while calling"),
     Column("detail", Text),
     Column("provider_id", Text),
+    Column("charged", Numeric, comment="what the provider says it costs; NULL: it says nothing, the price counts"),
     _time("ended_at", nullable=True, comment="business"),
+    Index("attempt_by_provider", "adapter", "provider_id", postgresql_where=text("provider_id <> ''")),
 )
 
 charge = Table(
     "charge",
     metadata,
     Column("message", Uuid, primary_key=True),
-    Column("number", Integer, primary_key=True, comment="of the attempt"),
+    Column("number", Integer, primary_key=True, comment="of the attempt; 0: the row is a test message's"),
     Column("channel", Text, nullable=False),
     Column("adapter", Text, nullable=False),
-    Column("rule", Uuid, nullable=False),
-    Column("amount", Numeric, nullable=False),
+    Column("rule", Uuid, comment="NULL: a test message"),
+    Column("amount", Numeric, nullable=False, comment="0: it turned out that nothing was taken"),
     _time("at", comment="business"),
+    Column("day", Date, nullable=False, comment="of the shop's zone: where spent counts it"),
     Index("charge_by_time", "at"),
+    comment="the cost ledger: what every attempt that was taken, or may have been, costs; one row an attempt",
+)
+
+spent = Table(
+    "spent",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("day", Date, primary_key=True, comment="of the shop's zone"),
+    Column("amount", Numeric, nullable=False),
+    comment="sums of the cost ledger, kept with it: what a channel's ceiling is compared with",
+)
+
+report = Table(
+    "report",
+    metadata,
+    Column("adapter", Text, primary_key=True),
+    Column("id", Text, primary_key=True, comment="the provider's for this report: it is applied once"),
+    Column("what", Text, nullable=False, comment="services.dispatch.channels.base.Told"),
+    Column("message", Uuid),
+    Column("provider_id", Text, nullable=False),
+    Column("address_node", Uuid, comment="of a report that names an address"),
+    _time("at", nullable=True, comment="by the provider"),
+    _time("received_at", comment="business"),
+    Column("detail", Text, nullable=False),
+    Column("charged", Numeric),
+    Column("properties", JSONB, nullable=False),
+    Column("state", Text, nullable=False, comment="waiting: for our own answer to be stored | applied | stray"),
+    CheckConstraint("state IN ('waiting', 'applied', 'stray')", name="report_state"),
+    Index("report_waiting_provider", "adapter", "provider_id", postgresql_where=text("state = 'waiting'")),
+    Index("report_by_message", "message", postgresql_where=text("message IS NOT NULL")),
+    Index("report_by_address", "address_node", postgresql_where=text("address_node IS NOT NULL")),
+    Index("report_by_time", "received_at"),
+    comment="what providers told of messages after they took them",
+)
+
+test = Table(
+    "test",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("adapter", Text, nullable=False),
+    Column("address_node", Uuid, nullable=False),
+    Column("by", Text, nullable=False),
+    _time("at", comment="business"),
+    Column("cost", Numeric, nullable=False, comment="the price that was expected"),
+    Column("units", Integer, nullable=False),
+    _time("call_until", comment="infrastructure: no answer by then is unknown"),
+    Column("outcome", Text, comment="as an attempt's; NULL while calling"),
+    Column("detail", Text),
+    Column("provider_id", Text),
+    Column("charged", Numeric),
+    Column("delivery", Text, comment="what the provider told later"),
+    _time("ended_at", nullable=True, comment="business"),
+    Index("test_by_provider", "adapter", "provider_id", postgresql_where=text("provider_id <> ''")),
+    Index("test_by_channel", "channel", "at"),
+    comment="test messages by hand: they belong to no rule and nobody's history, but they cost",
+)
+
+adapter = Table(
+    "adapter",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("settings", JSONB, nullable=False, comment="what may be read back"),
+    Column("secrets", LargeBinary, comment="what may not: encrypted under a key derived from the deployment's secret"),
+    Column("secret_names", JSONB, nullable=False, comment="which secrets are set"),
+    Column("version", Integer, nullable=False),
+    _time("updated_at", comment="business"),
+    comment="what adapters were told by API",
+)
+
+pause = Table(
+    "pause",
+    metadata,
+    Column("adapter", Text, primary_key=True),
+    Column("failures", Integer, nullable=False, comment="exchanges in a row in which the provider was not there"),
+    _time("until", nullable=True, comment="business: no call before"),
+    Column("why", Text, nullable=False),
+    comment="adapters whose provider is away or asked to be left alone; no row: all is well",
 )
 
 link = Table(
@@ -255,7 +344,14 @@ channel = Table(
     Column("lost", Numeric, nullable=False),
     Column("quiet", Text, comment="21:00-09:00; empty: none; NULL: those of the deployment"),
     Column("caps", JSONB, nullable=False),
-    Column("budget", JSONB, nullable=False),
+    Column("budget", JSONB, nullable=False, comment="{day, month}: the most that may be spent"),
+    Column(
+        "countries",
+        JSONB,
+        nullable=False,
+        server_default="[]",
+        comment="ISO 3166: the only ones it may write to; []: all",
+    ),
     Column("settings", JSONB, nullable=False),
     Column("version", Integer, nullable=False),
     _time("updated_at", comment="business"),
@@ -357,4 +453,15 @@ outcome = Table(
 )
 
 # A row is a whole batch that lives for milliseconds: compressing it takes longer than everything else.
-EXTRAS: list[str] = ["ALTER TABLE dispatch.outbox ALTER COLUMN records SET STORAGE EXTERNAL"]
+EXTRAS: list[str] = [
+    "ALTER TABLE dispatch.outbox ALTER COLUMN records SET STORAGE EXTERNAL",
+    # What rules may name, for whoever activates one (docs/adr/0006): names alone, never what the texts say.
+    """
+    CREATE VIEW platform.catalogue AS
+    SELECT 'template' AS kind, t.name, v.purpose
+    FROM dispatch.template t JOIN dispatch.template_version v ON v.name = t.name AND v.version = t.version
+    WHERE NOT t.archived
+    UNION ALL
+    SELECT 'offer', name, NULL FROM dispatch.offer""",
+    "GRANT SELECT ON platform.catalogue TO PUBLIC",
+]

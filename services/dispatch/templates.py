@@ -34,7 +34,7 @@ from services.dispatch.view import KNOWN
 PARTS: dict[str, tuple[str, ...]] = {
     "email": ("text", "subject", "mjml"),
     "sms": ("sms",),
-    "push": ("push", "push_title"),
+    "push": ("push", "push_title", "push_link"),
     "messenger": ("messenger",),
     "call": ("call",),
 }
@@ -205,6 +205,9 @@ def render(
     if len(text) > (MAX_TEXT if part == "email" else _MAX_SHORT):
         raise TemplateFault(Reason("bad-text", f"the text for {part} has {len(text)} characters"))
     urls = {name: str(url) for name, url in variables["links"].items() if name != "shop"}
+    if part == "push":
+        link = _fill(template, "push_link", variables).strip() if template.parts.get("push_link") else ""
+        urls["click"] = wrap.target(link, text, urls, str(variables["links"].get("shop", "")))
     if page:
         urls["open"] = signer.url("open", message)
     return Rendered(
@@ -256,6 +259,15 @@ class _Wrapping:
         """The text with those links of the page below it that it does not have."""
         missing = [url for url in dict.fromkeys(self._on_page) if url.startswith("http") and url not in text]
         return text.rstrip() + "\n\n" + "\n".join(missing) if missing else text
+
+    def target(self, link: str, text: str, ways_out: Mapping[str, str], shop: str) -> str:
+        """Where a press on the whole message leads: to `link` if there is one, else to the text's first link that is no
+        way out, else to the shop."""
+        if link:
+            return self._wrapped(link)
+        out = {ways_out.get(name) for name in ("unsubscribe", "preferences")}
+        found = (match[0].rstrip(_TRAILING) for match in _URL.finditer(text))
+        return next((url for url in found if url not in out), "") or (self._wrapped(shop) if shop else "")
 
     def _in_text(self, match: re.Match[str]) -> str:
         url = match[0].rstrip(_TRAILING)

@@ -28,7 +28,8 @@ class SourceFile:
 
     @property
     def position(self) -> int:
-        return self._raw.tell()
+        # A reader that is through may have closed it (the text wrapper of CSV does) before its last rows are sent.
+        return self.size if self._raw.closed else self._raw.tell()
 
 
 @contextmanager

@@ -41,6 +41,7 @@ PATHS: dict[str, str] = {
     **{f"/v1/{call}": call for call in _CALLS},
     **{f"/v1/{call[0]}": call for call in _CALLS},
     **{f"/api/s/{call}": call for call in _CALLS},
+    **{f"/api/s/s2s/{call}": call for call in _CALLS},  # Jitsu's library on a server
 }
 _PROJECTS = "/v1/projects"
 PREFIXES = (*(path for path in PATHS if path.startswith("/v1/")), "/api/s", _PROJECTS)
@@ -50,7 +51,10 @@ _CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-header
 _PREFLIGHT = [
     *_CORS,
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-    (b"access-control-allow-headers", b"authorization, content-type, x-retry-count, anonymousid, x-write-key"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, x-retry-count, anonymousid, x-write-key, x-enable-debug, x-ip-policy",
+    ),
     (b"access-control-max-age", b"86400"),
 ]
 _JSON = b"application/json"
@@ -102,7 +106,7 @@ class Collector:
         (self._answered.get(problem.status) or metrics.ANSWERS.labels(str(problem.status))).inc()
         headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
         await _send(
-            send, problem.status, msgspec.json.encode(problem.to_dict()), PROBLEM_JSON.encode(), [*_CORS, *headers]
+            send, problem.status, msgspec.json.encode(_told(problem)), PROBLEM_JSON.encode(), [*_CORS, *headers]
         )
 
     async def _collect(self, scope: Scope, receive: Receive, call: str) -> bytes:
@@ -294,6 +298,15 @@ def _of_failure(failure: Exception) -> Problem:
         return Problem(503, "Not available at the moment", "The events could not be written; try again.", headers=RETRY)
     log.error("ingest.failed", exc_info=failure)
     return Problem(500, "Unexpected error", "The server's log has the cause.")
+
+
+def _told(problem: Problem) -> dict[str, Any]:
+    """The problem, with the two members that Segment's and RudderStack's libraries read.
+
+    Without them RudderStack's for Python takes a 400 for a broken line, and tries again for a quarter of an hour.
+    """
+    code = problem.title.lower().replace(" ", "_")
+    return {**problem.to_dict(), "code": code, "message": problem.detail or problem.title}
 
 
 async def _send(send: Send, status: int, body: bytes, kind: bytes, headers: list[tuple[bytes, bytes]]) -> None:

@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import asyncpg
-import msgspec
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.ingest import store
+from services.ingest.mending import encoded, mended
 from services.ingest.replaying import Replaying
 from shared.auth import Principal, log_change, scope
 from shared.db import Tx
-from shared.errors import Problem
+from shared.errors import Problem, field_error
 from shared.service import Context
 
 SHOWN = 2_048  # bytes of each letter that a list shows
@@ -55,10 +55,13 @@ class LetterPage(BaseModel):
 
 
 class Mended(BaseModel):
-    """`body`: the JSON to be taken in place of the original bytes."""
+    """What is taken in place of the original bytes. `body`: the whole JSON; `patch`: what changes in it, as a list of
+    operations (RFC 6902: `[{"op": "replace", "path": "/properties/total", "value": 90}]`) or as an object that is merged
+    in (RFC 7396: `{"properties": {"total": 90}}`). One of the two, or none."""
 
     model_config = ConfigDict(extra="forbid")
     body: Any = None
+    patch: Annotated[list[dict[str, Any]], Field(max_length=100)] | dict[str, Any] | None = None
 
 
 class Replayed(BaseModel):
@@ -96,10 +99,9 @@ def router(context: Context, replaying: Replaying) -> APIRouter:
 
     @routes.post("/{letter}/replay", summary="Take a dead letter again, as it is or mended")
     async def replay(letter: UUID, principal: Admin, body: Mended | None = None) -> Replayed:
-        mended = msgspec.json.encode(body.body) if body is not None and body.body is not None else None
         async with context.database.connection() as tx:
             row = _open(await _found(tx, letter))
-        accepted, refused = await replaying.replay(row, mended)
+        accepted, refused = await replaying.replay(row, _instead(row["bytes"], body or Mended()))
         await _close(context, letter, "replayed", principal)
         return Replayed(id=letter, state="replayed", accepted=accepted, refused=refused)
 
@@ -112,6 +114,16 @@ def router(context: Context, replaying: Replaying) -> APIRouter:
             return _out(await _found(tx, letter))
 
     return routes
+
+
+def _instead(raw: bytes, how: Mended) -> bytes | None:
+    """The bytes to take in place of `raw`; None: as it is. Raises Problem 422."""
+    if how.patch is None:
+        return encoded(how.body, "body") if how.body is not None else None
+    if how.body is not None:
+        either = "is for a letter that is patched, body for one that is written anew: give one of them"
+        raise Problem(422, "The request is not valid", errors=[field_error(["patch"], either)])
+    return mended(raw, how.patch)
 
 
 async def _close(context: Context, letter: UUID, state: State, principal: Principal) -> None:

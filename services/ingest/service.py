@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from services.ingest import api, dead_letters_api, metrics, store
+from services.ingest import api, dead_letters_api, described, metrics, store
 from services.ingest.collect import PREFIXES, Collector
 from services.ingest.gate import Gate
 from services.ingest.intake import Intake
@@ -31,6 +31,7 @@ async def build(context: Context) -> Service:
         name="ingest",
         routers=[api.router(context, keys), dead_letters_api.router(context, Replaying(context, intake))],
         asgi=dict.fromkeys(PREFIXES, collector),
+        described=described.paths(),
         loops={"keys": keys.loop},
         checks={"keys": keys.check},
     )

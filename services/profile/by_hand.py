@@ -6,6 +6,7 @@ the latest mark.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -15,14 +16,17 @@ import asyncpg
 
 from services.profile.identity import BY_HAND, Link, pair_of, partition, rank_of
 from services.profile.people import KnownLink, KnownNode, Person
-from services.profile.rearranging import lock_components, rearrange, refold
-from services.profile.store import erasing, locking, reading, writing
+from services.profile.purging import erase_nodes
+from services.profile.rearranging import lock_components, rearrange
+from services.profile.store import locking, writing
+from services.profile.wire import erased_record
 from shared import wake
 from shared.auth import Principal, log_change
 from shared.bus.base import Outgoing
 from shared.cdp import current_profiles
 from shared.clock import MICROSECOND, pause
 from shared.db import Tx
+from shared.erasure import append_to_file
 from shared.erasure import erase as write_journal
 from shared.errors import Problem
 from shared.ids import uuid7
@@ -94,28 +98,36 @@ class ByHand:
         return await self._by_hand(change)
 
     async def erase(self, profile: UUID, principal: Principal) -> int:
-        """Erases a person: rows gone, the journal written. Returns how many events that were."""
+        """Erases a person: rows gone, the journal written, the others told. Returns how many events that were.
+
+        The file of the journal is written before the commit: an erasure that was answered is in it, whatever happens.
+        """
 
         async def change(tx: Tx, base: datetime) -> tuple[int, list[Outgoing]]:
-            keys: list[str] = []
             people = await self._locked(tx, [profile])
             person = await self._named(tx, people, profile)
-            keys = await erasing.orders_of(tx, person.nodes)
-            await locking.lock_orders(tx, keys)
             at = max(base, *(one.last + MICROSECOND for one in people))
             await write_journal(tx, self._context.secret, person.nodes, at)
-            staying = await erasing.delete_reports(tx, person.nodes, keys)
-            events = await erasing.delete_people(tx, person.nodes, [person.id], at)
-            book = await reading.read_orders(tx, staying)
-            await writing.write_orders(
-                tx, {key: book.folded(key) for key in staying}, await locking.lock_orders(tx, staying)
-            )
-            owners = set((await locking.read_owners(tx, staying)).values())
-            await refold(tx, await locking.lock_people(tx, owners), at)
+            events = await erase_nodes(tx, person.nodes, [person.id], at)
             await self._log(tx, principal, "profile.erase", person.id, {"nodes": len(person.nodes)}, {"events": events})
-            return events, []
+            await self._keep_outside(person.nodes, at)
+            return events, [erased_record(person.id, person.nodes, at)]
 
         return await self._by_hand(change)
+
+    async def _keep_outside(self, nodes: Sequence[UUID], at: datetime) -> None:
+        file = self._context.settings.erasure_journal_file
+        if file is None:
+            return
+        try:
+            await asyncio.to_thread(append_to_file, file, self._context.secret, nodes, at)
+        except OSError as problem:
+            raise Problem(
+                503,
+                "The erasure journal cannot be written",
+                f"{file}: {problem.strerror}. Nothing was erased; make the file writable (ERASURE_JOURNAL) and try again.",
+                headers={"Retry-After": "60"},
+            ) from problem
 
     async def _by_hand(self, change: Callable[[Tx, datetime], Awaitable[tuple[T, list[Outgoing]]]]) -> T:
         """One transaction under the lock "mark". It waits 100 ms for a lock at most, so it is tried again."""

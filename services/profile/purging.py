@@ -1,4 +1,6 @@
-"""*Contact Purged*: the address of somebody who asked for letters and never confirmed is erased.
+"""Forgetting: people who asked for it, and contacts that nobody confirmed.
+
+*Contact Purged*: the address of somebody who asked for letters and never confirmed is erased.
 
 Unless anybody ever confirmed or asserted it. What stays is a hash with the date, so that for 30 days no second confirmation
 mail goes out; and an opt-out or a complaint stays one.
@@ -6,14 +8,15 @@ mail goes out; and an opt-out or a complaint stays one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from services.profile.intake import Incoming
-from services.profile.rearranging import lock_components, rearrange
-from services.profile.store import erasing, locking
+from services.profile.rearranging import lock_components, rearrange, refold
+from services.profile.store import erasing, locking, reading, writing
 from shared.bus.base import Outgoing
+from shared.clock import MICROSECOND
 from shared.db import Tx
 from shared.erasure import digest
 
@@ -51,3 +54,35 @@ async def purge(tx: Tx, secret: bytes, addresses: set[UUID], base: datetime) -> 
     await erasing.delete_nodes(tx, gone)
     await erasing.note_purged(tx, [digest(secret, node) for node in gone], base)
     return records
+
+
+async def erase_nodes(tx: Tx, nodes: Sequence[UUID], profiles: Sequence[UUID], at: datetime) -> int:
+    """Takes everything away that is stored of these nodes of locked people, as of `at`, and the profiles that consist of them
+    alone. Returns how many events that were.
+
+    Orders that somebody else reported, too, stay theirs and are folded anew. The journal, telling the others, and folding
+    people of whom other nodes stay are the caller's.
+    """
+    keys = await erasing.orders_of(tx, nodes)
+    await locking.lock_orders(tx, keys)
+    staying = await erasing.delete_reports(tx, nodes, keys)
+    events = await erasing.delete_people(tx, nodes, profiles, at)
+    book = await reading.read_orders(tx, staying)
+    await writing.write_orders(tx, {key: book.folded(key) for key in staying}, await locking.lock_orders(tx, staying))
+    owners = set((await locking.read_owners(tx, staying)).values())
+    await refold(tx, await locking.lock_people(tx, owners), at)
+    return events
+
+
+async def erase_again(tx: Tx, nodes: Sequence[UUID], now: datetime) -> int:
+    """After a restore: these nodes were erased after the backup. Returns how many events that were."""
+    known = await locking.read_nodes(tx, nodes)
+    people = await lock_components(tx, [node.profile for node in known.values() if node.profile is not None])
+    gone = set(known)
+    at = max([now, *(person.last + MICROSECOND for person in people)])
+    whole = [person.id for person in people if set(person.nodes) <= gone]
+    events = await erase_nodes(tx, sorted(gone), whole, at)
+    left = [person for person in people if person.id not in whole]
+    if any(gone & set(person.nodes) for person in left):
+        await rearrange(tx, left, at, without=gone)
+    return events

@@ -11,7 +11,7 @@ from msgspec import Raw
 from services.profile.people import Placed, Regrouping
 from services.profile.person_facts import FactsWire
 from shared.bus.base import Outgoing
-from shared.events import PROFILE_EVENTS, ProfileMerged, ProfileSplit, cloud_headers, encode
+from shared.events import PROFILE_EVENTS, ProfileErased, ProfileMerged, ProfileSplit, cloud_headers, encode
 from shared.ids import derived_id
 
 SOURCE = "dripline/profile"
@@ -87,6 +87,15 @@ def change_records(change: Regrouping) -> list[Outgoing]:
                 )
                 records += _under_both(split, split.id, "dripline.profile.split", change.at, home, new)
     return records
+
+
+def erased_record(profile: UUID, nodes: list[UUID], at: datetime) -> Outgoing:
+    """*Profile Erased*, under the profile's key: behind everything that was published of this person before."""
+    record = ProfileErased(
+        id=derived_id("erased", profile, at.isoformat()), profile=profile, nodes=sorted(nodes), learned_at=at
+    )
+    headers = cloud_headers(record.id, SOURCE, "dripline.profile.erased", at, str(profile))
+    return Outgoing(PROFILE_EVENTS, str(profile).encode(), encode(record), headers)
 
 
 def _under_both(

@@ -175,11 +175,22 @@ class Person:
         return armed
 
     def _tell(self, run: Run, happened: Happened, at: datetime, whose: Whose, cause: dict[str, Any]) -> list[Item]:
+        armed = self._follow_edit(run, at, whose, happened.event.node)
+        run = self._runs[run.id]
         version = self._rules.version(run.rule, run.version)
         removed = self._removed(run, at)
-        if removed is None and not concerns(version.document.forward_names, happened.event.name):
+        if not run.open or (removed is None and not concerns(version.document.forward_names, happened.event.name)):
+            return armed
+        return armed + self._advance(run, removed or happened, at, whose, cause, happened.event.node)
+
+    def _follow_edit(self, run: Run, at: datetime, whose: Whose, node: UUID | None = None) -> list[Item]:
+        """An edit that says `on_edit: move` takes the run along before anything else happens to it, if its step is there."""
+        target = self._rules.mover(run.rule, run.version, at) if run.live else None
+        if target is None or target.document.flow.find(run.path[-1]) is None:
             return []
-        return self._advance(run, removed or happened, at, whose, cause, happened.event.node)
+        before = self._rules.version(run.rule, run.version)
+        cause = {"kind": "moved", "from": before.number}
+        return self._advance(run, engine.Moved(before), at, whose, cause, node, target)
 
     def _open_runs(self, whose: Whose, at: datetime) -> list[Run]:
         """The person's runs of this kind of rule at a moment, in order of rule and run."""
@@ -216,16 +227,18 @@ class Person:
         if not self._readable(run):
             self._changes.held.append(key)  # until a version of the program comes that reads its rule
             return []
+        armed = self._follow_edit(run, item.due, whose)
+        run = self._runs[run.id]
         stimulus, kind = self._stimulus(item, run)
         if isinstance(stimulus, engine.StepDue):
             if run.due is None or run.due > item.due:  # later is well: it was held while its rule was paused
                 if run.id not in self._changes.runs:
                     self._changes.handled.append(key)
-                return []  # overtaken by what came before it in this claim: its row follows the run
+                return armed  # overtaken by what came before it in this claim: its row follows the run
             if self._paused(run.rule, item.due):
                 self._changes.held.append(key)
-                return []
-        armed = self._advance(run, stimulus, item.due, whose, {"kind": kind}) if stimulus else []
+                return armed
+        armed += self._advance(run, stimulus, item.due, whose, {"kind": kind}) if stimulus else []
         if item.kind == ItemKind.REMOVED or self._runs[run.id] is run:
             self._changes.handled.append(key)
         return armed
@@ -313,12 +326,14 @@ class Person:
         whose: Whose,
         cause: dict[str, Any],
         node: UUID | None = None,
+        version: Version | None = None,
     ) -> list[Item]:
         """Tells a run; returns the timers that are new.
 
         :param node: under whose question the facts were loaded, if not the run's own
+        :param version: by which it decides, if not by its own
         """
-        version = self._rules.version(run.rule, run.version)
+        version = version or self._rules.version(run.rule, run.version)
         if isinstance(stimulus, engine.Removed):
             facts = Facts(profile=whose.profile, nodes=list(whose.nodes), as_of=at)
         else:

@@ -127,7 +127,7 @@ async def _load(tx: Tx, rows: Sequence[Any], rules: Rules, world: World) -> _Mat
     idle_whose = {(item.node, item.due): whose[item.node, item.due] for item in asked if (item.node, item.due) in whose}
     return _Material(
         rules=rules,
-        world=world,
+        world=rules.world(world),
         whose=whose,
         facts=await loading.facts_as_of(tx, needs),
         events=events,
@@ -204,6 +204,8 @@ def _step(row: Any, material: _Material) -> Decided | str:
     run = material.before.get((row["run"], row["seq"]))
     if run is None or run.number != row["run_before"]:
         return f"the run had version {run.number if run else None} before"
+    if row["cause"]["kind"] in ("step", "goal", "event", "removed") and (target := _mover(row, run, material)):
+        return f"the run had to go on by version {target.number} first"
     stimulus = _stimulus(row, run, material)
     if stimulus is None:
         return "what caused it is not stored"
@@ -213,7 +215,17 @@ def _step(row: Any, material: _Material) -> Decided | str:
     return found or "the run is not concerned"
 
 
+def _mover(row: Any, run: Run, material: _Material) -> Version | None:
+    """The version that an edit had taken the run along to by then, if it found its step there."""
+    target = material.rules.mover(run.rule, run.version, row["at"]) if run.live else None
+    return target if target is not None and target.document.flow.find(run.path[-1]) is not None else None
+
+
 def _stimulus(row: Any, run: Run, material: _Material) -> engine.Stimulus | None:
+    if row["cause"]["kind"] == "moved":
+        return engine.Moved(material.rules.version(run.rule, run.version))
+    if row["what"] == "dropped":
+        return engine.Removed("dropped", row["why"], row["cause"]["window"])
     if row["what"] in ("merged", "purged"):
         return engine.Removed(row["what"], row["why"])
     removed = material.rules.removal(run.rule, run.version, row["at"]) if run.live else None

@@ -7,13 +7,14 @@ moment from *valid from* on has seen it. The caller is answered once it is valid
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
+from services.triggers.catalogue import Catalogue
 from services.triggers.diffing import differences
 from services.triggers.entries.schedule import ScheduleEntry
 from services.triggers.rule import Rule, read
@@ -25,6 +26,7 @@ from shared.clock import pause
 from shared.conditions import ConditionError
 from shared.db import Tx
 from shared.errors import Problem
+from shared.holidays import add_holidays, newest_holidays
 from shared.ids import uuid7
 from shared.service import Context
 
@@ -81,13 +83,33 @@ class Editor:
     async def apply(self, documents: list[Any], principal: Principal, *, activate: bool) -> list[Saved]:
         """Rules by name, each created or edited; all documents are understood before the first is saved.
 
-        With `activate` every rule that is not active becomes so (archived ones, too). Answered once all are valid.
+        With `activate` every rule that is not active becomes so (archived ones, too), and what they all name must be there.
+        Answered once all are valid.
         """
-        for index, document in enumerate(documents):
-            understood(document, [index])
+        rules = [understood(document, [index]) for index, document in enumerate(documents)]
+        if activate:
+            async with self._context.database.connection() as connection:
+                known = Catalogue.of(await store.read_catalogue(connection))
+            for index, rule in enumerate(rules):
+                refuse_unknown_names(known, rule, [index])
         saved = [await self._apply_one(document, principal, activate) for document in documents]
         await self._until_valid(saved)
         return saved
+
+    async def set_holidays(self, days: Collection[date], principal: Principal) -> Any:
+        """A new version of the shop's holidays, in force like a rule's version; the row (`shared.holidays`). The same days
+        again make no version."""
+        async with self._changing() as (tx, now):
+            stored = await newest_holidays(tx)
+            if stored is not None and stored["days"] == sorted(set(days)):
+                return stored
+            valid_from = now if self._context.clock.virtual else now + VALID_AFTER
+            row = await add_holidays(tx, days, valid_from, principal.name, now)
+            before = [day.isoformat() for day in stored["days"]] if stored else None
+            after = [day.isoformat() for day in row["days"]]
+            await log_change(tx, principal, "holidays.set", "holidays", before, after, now)
+        await self._until(row["valid_from"])
+        return row
 
     async def _apply_one(self, document: Any, principal: Principal, activate: bool) -> Saved:
         async with self._changing() as (tx, now):
@@ -151,7 +173,10 @@ class Editor:
     async def _say(
         self, tx: Tx, id: UUID, state: str, version: int, rule: Rule, principal: Principal, now: datetime
     ) -> datetime:
-        """What is in force from when on; and the first moment of its calendar."""
+        """What is in force from when on; and the first moment of its calendar. Raises Problem 422 where a rule that would be
+        active names a template or an offer that is not there."""
+        if state == "active":
+            refuse_unknown_names(Catalogue.of(await store.read_catalogue(tx)), rule)
         valid_from = now if self._context.clock.virtual else now + VALID_AFTER
         valid = await store.add_change(tx, id, state, version, valid_from, principal.name)
         if state == "active" and isinstance(rule.enter, ScheduleEntry):
@@ -174,7 +199,11 @@ class Editor:
     async def _until_valid(self, saved: list[Saved]) -> None:
         """Waits until what was saved is in force (drafts are not). Virtual time does not pass by waiting for it."""
         valid = [one.valid_from for one in saved if one.state != "draft"]
-        while valid and not self._context.clock.virtual and self._context.clock.now() < max(valid):
+        if valid:
+            await self._until(max(valid))
+
+    async def _until(self, moment: datetime) -> None:
+        while not self._context.clock.virtual and self._context.clock.now() < moment:
             await pause(LOOK)
 
 
@@ -185,6 +214,16 @@ def understood(document: Any, place: list[str | int] | None = None, stored: dict
     except ConditionError as error:
         pointer = "#" + "".join(f"/{part}" for part in place or []) + error.pointer
         raise Problem(422, "The rule is not valid", errors=[{"pointer": pointer, "detail": error.message}]) from error
+
+
+def refuse_unknown_names(known: Catalogue, rule: Rule, place: list[str | int] | None = None) -> None:
+    """Raises Problem 422 with a pointer to each step that names what is not there."""
+    prefix = "".join(f"/{part}" for part in place or [])
+    faults = [{**fault, "pointer": f"#{prefix}{fault['pointer'][1:]}"} for fault in known.faults(rule)]
+    if faults:
+        raise Problem(
+            422, "The rule cannot be activated", f"The rule {rule.name!r} names what is not there.", errors=faults
+        )
 
 
 async def newest_document(tx: Tx, row: Any) -> dict[str, Any]:

@@ -8,7 +8,18 @@ import msgspec
 
 from services.triggers.run import Effect
 from shared.bus.base import Outgoing
-from shared.events import EVENTS, MESSAGES, Cancelled, Event, Intended, Outcome, cloud_headers, encode
+from shared.events import (
+    EVENTS,
+    MESSAGES,
+    Cancelled,
+    Erased,
+    Event,
+    Intended,
+    Outcome,
+    ProfileErased,
+    cloud_headers,
+    encode,
+)
 from shared.ids import derived_id
 
 SOURCE = "/triggers"
@@ -29,6 +40,13 @@ def outgoing(effect: Effect) -> Outgoing:
             kind, id, at = "outcome", derived_id("outcome", effect.run), effect.closed_at
     headers = cloud_headers(id, SOURCE, f"dripline.message.{kind}", at, str(effect.run))
     return Outgoing(topic=MESSAGES, key=str(effect.run).encode(), value=encode(effect), headers=headers)
+
+
+def erased(record: ProfileErased) -> Outgoing:
+    """An erasure, handed on to dispatch."""
+    told = Erased(id=record.id, profile=record.profile, nodes=record.nodes, at=record.learned_at)
+    headers = cloud_headers(told.id, SOURCE, "dripline.message.erased", told.at, str(told.profile))
+    return Outgoing(topic=MESSAGES, key=str(told.profile).encode(), value=encode(told), headers=headers)
 
 
 # What every effect of a run repeats and the decision's own row says already.

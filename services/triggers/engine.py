@@ -51,13 +51,22 @@ class WindowClosed:
 
 @dataclass(frozen=True)
 class Removed:
-    """It ends whatever its steps say. `how`: merged | edited | archived | purged."""
+    """It ends whatever its steps say. `how`: merged | edited | archived | purged | dropped; `window`: it is the timer of the
+    goal window that was dropped, and only that closes, without an outcome."""
 
     how: str
     why: str
+    window: bool = False
 
 
-Stimulus = Happened | StepDue | WindowClosed | Removed
+@dataclass(frozen=True)
+class Moved:
+    """An edit says `on_edit: move`: it goes on at the same step of the version that is given. `before`: its own so far."""
+
+    before: Version
+
+
+Stimulus = Happened | StepDue | WindowClosed | Removed | Moved
 
 
 def enter(asking: Asking, known: Sequence[Known], facts: Facts, world: World) -> Decided | Refused:
@@ -124,7 +133,11 @@ def advance(
         return None
     here.run.intents = [intent for intent in here.run.intents if here.run.live and intent.until > now]
     return Decided(
-        run=here.run, effects=here.effects, seen=here.seen, what=_what(run, here.run), why=here.run.ended_why or ""
+        run=here.run,
+        effects=here.effects,
+        seen=here.seen,
+        what=_what(stimulus, run, here.run),
+        why=here.run.ended_why or _why(stimulus, here),
     )
 
 
@@ -135,11 +148,16 @@ def _advance(here: Here, stimulus: Stimulus) -> bool:
             return _hear(here, stimulus)
         case WindowClosed():
             return _close(here)
+        case Removed(window=True):
+            run.closed_at = here.now if run.watching else run.closed_at
+            return True
         case Removed(how, why):
             if run.live:
                 _end(here, how, why)
                 return True
             return False
+        case Moved(before):
+            return _move(here, before)
         case StepDue():
             if not run.live or run.due is None or run.due > here.now:
                 return False
@@ -282,6 +300,26 @@ def _follow(here: Here, answer: Answer) -> list[str] | None:
     return None
 
 
+def _move(here: Here, before: Version) -> bool:
+    """To the step of the same id. What it waits for is counted anew from when it came there; a step of another kind begins
+    at once. The goal window is the new version's; what was asked for already stays asked for."""
+    run, flow = here.run, here.rule.flow
+    path = flow.find(run.path[-1]) if run.live and run.path else None
+    if path is None:
+        return False
+    same = type(flow.at(path)) is type(before.document.flow.at(run.path))
+    run.version = here.version.number
+    if here.rule.goal is not None and run.closed_at is None:
+        run.closes_at = max(run.entered_at + here.rule.goal.within, here.now + MICROSECOND)
+    if same:
+        run.path = path
+    if not same:
+        _walk(here, path)
+    elif run.begun:
+        _go_on(here, flow.at(path).moved(here))
+    return True
+
+
 def _end(here: Here, how: str, why: str) -> None:
     """Ends the run. What it has asked for and what may still wait to be sent is cancelled, unless its own steps ended it."""
     run = here.run
@@ -330,12 +368,22 @@ def _revenue(run: Run, facts: Facts) -> Decimal:
 
 
 # ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _what(before: Run, after: Run) -> str:
+def _what(stimulus: Stimulus, before: Run, after: Run) -> str:
+    if isinstance(stimulus, Removed):
+        return stimulus.how
+    if isinstance(stimulus, Moved) and after.live:
+        return "moved"
     if before.live and not after.live:
         return after.ended_as or ""
     if before.closed_at is None and after.closed_at is not None:
         return "outcome"
     return "goal" if before.goal_at is None and after.goal_at is not None else "advanced"
+
+
+def _why(stimulus: Stimulus, here: Here) -> str:
+    if isinstance(stimulus, Moved):
+        return f"goes on by version {here.version.number} at the step {here.run.path[-1]}" if here.run.path else ""
+    return ""
 
 
 def _failure(error: Exception) -> str:

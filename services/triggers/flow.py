@@ -34,6 +34,10 @@ class Flow:
             step = self._in(step.branches.get(branch, ()), id)
         return step
 
+    def find(self, id: str) -> Path | None:
+        """The place of the step with this id, wherever it lies; None when this version has none."""
+        return self._find(self.steps, [], id)
+
     def into(self, path: Path, branch: str) -> Path | None:
         """The first place of a branch of the step at `path`, or what follows that step if the branch is empty."""
         steps = self.at(path).branches.get(branch, ())
@@ -55,6 +59,17 @@ class Flow:
         for depth in range(1, len(path), 2):
             found += self.at(path[:depth]).guard(path[depth])
         return found
+
+    @classmethod
+    def _find(cls, steps: Sequence[Step], place: Path, id: str) -> Path | None:
+        for step in steps:
+            path = [*place, step.id]
+            if step.id == id:
+                return path
+            for branch, below in step.branches.items():
+                if found := cls._find(below, [*path, branch], id):
+                    return found
+        return None
 
     @staticmethod
     def _in(steps: Sequence[Step], id: str) -> Step:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 import msgspec
 
 from services.triggers import claims, loading
 from services.triggers.deciding import Changes, Person, Whose
+from services.triggers.effects import erased as erased_record
 from services.triggers.loading import Group
 from services.triggers.metrics import count
 from services.triggers.queue import Item, ItemKind, event_item, fact_of, idle_item
@@ -24,7 +26,7 @@ from shared import wake
 from shared.consumer import Applied, Batch
 from shared.db import Tx
 from shared.errors import Permanent
-from shared.events import ProfileEvent, ProfileMerged, ProfileRecord, decode_profile_record
+from shared.events import ProfileErased, ProfileEvent, ProfileMerged, ProfileRecord, decode_profile_record
 
 NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -39,7 +41,10 @@ class Handler:
         records = [_decoded(record.value) for record in batch.records]
         rules = await self._book.read(tx)
         live = [record for record in records if isinstance(record, ProfileEvent) and not record.event.history]
+        erased = [record for record in records if isinstance(record, ProfileErased)]
         # Locks of people come before locks of rows, here as in a claim, or the two could wait for each other.
+        if erased:
+            await people.lock_nodes(tx, _all_nodes([*erased, *live]))
         changes = await self._decide(
             tx, [r for r in live if concerns(rules.names["transactional"], r.event.name)], rules
         )
@@ -47,7 +52,10 @@ class Handler:
         await claims.write(tx, changes, batch.now)
         await queue.put_items(tx, items)
         count(changes)
-        return Applied(publish=claims.records(changes), wake={wake.TRIGGERS_DUE} if items else set())
+        if erased:  # last: what this very batch put in about them goes, too
+            await people.forget_people(tx, [(record.nodes, record.learned_at) for record in erased])
+        publish = [*claims.records(changes), *map(erased_record, erased)]
+        return Applied(publish=publish, wake={wake.TRIGGERS_DUE} if items else set())
 
     async def _decide(self, tx: Tx, records: Sequence[ProfileEvent], rules: Rules) -> Changes:
         """What transactional rules make of the records, at once and under the locks of their people."""
@@ -80,6 +88,11 @@ def _groups(records: Sequence[ProfileEvent]) -> list[Group]:
     for record in records:
         group_of[record.event.origin].items.append(event_item(record))
     return groups
+
+
+def _all_nodes(records: Sequence[ProfileEvent | ProfileErased]) -> list[UUID]:
+    own = {record.event.origin for record in records if isinstance(record, ProfileEvent)}
+    return sorted(own.union(*(record.nodes for record in records)))
 
 
 def _events(records: Sequence[ProfileEvent], rules: Rules) -> list[Item]:

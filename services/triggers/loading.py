@@ -50,7 +50,8 @@ async def load(
             if needed is not None and (item.node, item.due) in whose:
                 moment = (item.node, item.due)
                 questions[moment] = questions.get(moment, Needs()) | needed
-    return Material(rules=rules, world=world, whose=whose, facts=await facts_as_of(tx, questions), happened=happened)
+    facts = await facts_as_of(tx, questions)
+    return Material(rules=rules, world=rules.world(world), whose=whose, facts=facts, happened=happened)
 
 
 async def add_runs(tx: Tx, groups: Sequence[Group]) -> None:
@@ -94,7 +95,7 @@ def _needed(
 ) -> Needs | None:
     """What an item's decision must know; None if it needs no facts."""
     match item.kind:
-        case ItemKind.MERGED | ItemKind.REMOVED:
+        case ItemKind.MERGED:
             return None
         case ItemKind.EVENT:
             return _needed_by_event(item, group, rules, kind)
@@ -108,7 +109,12 @@ def _needed(
             version = rules.active(item.rule, item.due) if item.rule else None
             return _all_of([version]) if version else None
     run = next((run for run in group.runs if run.id == item.run), None)
-    return _all_of(_versions_of([run], rules)) if run else None
+    if run is None:
+        return None
+    mover = rules.mover(run.rule, run.version, item.due)
+    if item.kind == ItemKind.REMOVED:
+        return _all_of([mover]) if mover else None
+    return _all_of([*_versions_of([run], rules), *([mover] if mover else [])])
 
 
 def _needed_by_event(item: Item, group: Group, rules: Rules, kind: str) -> Needs | None:

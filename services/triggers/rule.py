@@ -16,7 +16,7 @@ from services.triggers.step_ids import with_ids
 from services.triggers.steps.base import read_steps
 from shared.conditions import Condition, ConditionError, EventMatch, Needs, needs, parse, parse_match
 from shared.conditions.errors import joined
-from shared.conditions.fields import Duration, Strict, refusal
+from shared.conditions.fields import Duration, Strict
 from shared.conditions.validation import validated
 from shared.conditions.where import Where, current_name
 
@@ -57,17 +57,11 @@ class Header(Strict):
     priority: int = Field(default=0, ge=-1000, le=1000, strict=True)
     collect: Duration | None = None
     window: Window | None = None
-    on_edit: Literal["finish", "move", "stop"] = "finish"
+    on_edit: Literal["finish", "move", "stop"] = Field(
+        default="finish",
+        description="people inside when this version comes: finish by theirs, move to the same step of this one, or stop",
+    )
     steps: list[Any] = Field(min_length=1, max_length=200)
-
-    @field_validator("on_edit")
-    @classmethod
-    def _no_move_yet(cls, value: str) -> str:
-        if value == "move":
-            raise refusal(
-                "move is not available in this version: write finish (people inside go on by the old version) or stop"
-            )
-        return value
 
 
 class Rule:

@@ -12,7 +12,19 @@ import msgspec
 from shared.events import Addressed, Cancelled, Event, Intended, Outcome
 
 # How a run ends. `goal` and `stopped` by an event or condition; `finished` and `stop_step` by its steps.
-ENDS = ("goal", "stopped", "finished", "stop_step", "merged", "edited", "archived", "purged", "failed")
+ENDS = (
+    "goal",
+    "stopped",
+    "finished",
+    "stop_step",
+    "merged",
+    "edited",
+    "archived",
+    "purged",
+    "erased",
+    "dropped",
+    "failed",
+)
 
 Effect = Intended | Cancelled | Outcome | Event
 

@@ -28,7 +28,8 @@ async def expand(tx: Tx, book: RuleBook, world: World) -> bool:
     if row is None:
         return False
     rule, due, cursor = row["rule"], row["due"], row["cursor"]
-    version = scheduled(await book.read(tx), rule, due)
+    rules = await book.read(tx)
+    version = scheduled(rules, rule, due)
     if version is None:
         await schedules.move_moment(tx, rule, None)
         return True
@@ -38,7 +39,9 @@ async def expand(tx: Tx, book: RuleBook, world: World) -> bool:
     if expected != due:  # the calendar was edited
         await schedules.move_moment(tx, rule, expected)
         return True
-    moment = Moment(at=due, entered_at=due, zone=world.zone, topic=version.document.topic, holidays=world.holidays)
+    moment = Moment(
+        at=due, entered_at=due, zone=world.zone, topic=version.document.topic, holidays=rules.holidays.at(due)
+    )
     count, last = await schedules.put_people(tx, rule, entry.condition, moment, cursor, PAGE)
     if count < PAGE:
         await schedules.move_moment(tx, rule, entry.next_after(due, world.zone))
@@ -54,14 +57,18 @@ def scheduled(rules: Rules, rule: UUID, due: datetime) -> Version | None:
 
 
 async def sweep(tx: Tx, book: RuleBook, now: datetime) -> bool:
-    """Tells runs of archived rules, and of versions that an edit ends, to end; and lets timers of rules that go on again be
-    due. Says whether there may be more."""
+    """Tells runs of archived rules, and of versions that an edit ends, to end, and those that it moves to move; and lets
+    timers of rules that go on again be due. Says whether there may be more."""
     more = False
     for change in await queue.unswept(tx, now):
-        ends_all = change["state"] == "archived"
-        told = 0
-        if ends_all or (change["state"] == "active" and change["on_edit"] == "stop"):
-            told = await queue.sweep_runs(tx, change["rule"], None if ends_all else change["version"], now, SWEEP)
+        told, rule, version = 0, change["rule"], change["version"]
+        if change["state"] == "archived":
+            told = await queue.sweep_runs(tx, rule, None, now, SWEEP)
+        elif change["state"] == "active" and change["on_edit"] == "stop":
+            told = await queue.sweep_runs(tx, rule, version, now, SWEEP)
+        elif change["state"] == "active" and change["on_edit"] == "move":
+            steps = (await book.read(tx)).steps_of(rule, version)
+            told = await queue.sweep_runs(tx, rule, version, now, SWEEP, steps)
         if told < SWEEP:
             await queue.mark_swept(tx, change["rule"], change["number"])
         more = more or told >= SWEEP

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Literal
 from uuid import UUID
 
 from services.triggers.rule import ALL_EVENTS
-from services.triggers.steps.base import Version
+from services.triggers.steps.base import Version, World
+from shared.holidays import NO_HOLIDAYS, Holidays
 
 State = Literal["draft", "active", "paused", "archived"]
 
@@ -29,15 +30,25 @@ class Change:
 class Rules:
     """All rules and everything that was ever said about them, as one transaction saw it."""
 
-    def __init__(self, changes: Iterable[Change], versions: Mapping[tuple[UUID, int], Version]) -> None:
+    def __init__(
+        self,
+        changes: Iterable[Change],
+        versions: Mapping[tuple[UUID, int], Version],
+        holidays: Holidays = NO_HOLIDAYS,
+    ) -> None:
         """:param changes: in order of (rule, number); :param versions: by rule and number; unreadable ones are left out"""
         self._changes: dict[UUID, list[Change]] = {}
         for change in changes:
             self._changes.setdefault(change.rule, []).append(change)
         self._versions = versions
+        self.holidays = holidays
 
     def __iter__(self) -> Iterator[UUID]:
         return iter(sorted(self._changes))
+
+    def world(self, world: World) -> World:
+        """What the deployment says, with the holidays that this transaction saw."""
+        return replace(world, holidays=self.holidays)
 
     def version(self, rule: UUID, number: int) -> Version:
         """Raises KeyError when there is none, or its document can no longer be read."""
@@ -99,6 +110,19 @@ class Rules:
             if newest is not None and newest.document.on_edit == "stop":
                 return "edited", f"version {change.version} of the rule came, which says on_edit: stop"
         return None
+
+    def steps_of(self, rule: UUID, number: int) -> list[str]:
+        """The ids of all steps of a version; none if it cannot be read."""
+        version = self._versions.get((rule, number))
+        return [step.id for step in version.document.flow] if version is not None else []
+
+    def mover(self, rule: UUID, number: int, moment: datetime) -> Version | None:
+        """The version by which runs of version `number` go on from a moment on, where they find their step in it."""
+        change = self.at(rule, moment)
+        if change is None or change.state != "active" or change.version <= number:
+            return None
+        newest = self._versions.get((rule, change.version))
+        return newest if newest is not None and newest.document.on_edit == "move" else None
 
 
 def concerns(names: frozenset[str], event: str) -> bool:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from services.triggers.catalogue import Catalogue
 from services.triggers.diffing import differences
 from services.triggers.editing import Saved
+from services.triggers.presets import Preset
+from services.triggers.preview import Preview
+from services.triggers.queue import ItemKind
+from services.triggers.rule import Rule, read
 from services.triggers.why import Answer
 
 
@@ -121,6 +127,83 @@ def answer(one: Answer) -> dict[str, Any]:
         "event": one.event,
         "seen": one.seen,
     }
+
+
+def why(run_row: Any, decided: Sequence[Any]) -> dict[str, Any]:
+    """A run with its decisions, the first first; `decided`: newest first."""
+    shown = [decision(row) for row in reversed(decided)]
+    return {"run": run(run_row), "why": next((one["why"] for one in shown if one["why"]), ""), "decisions": shown}
+
+
+def preset(one: Preset, known: Catalogue) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "title": one.title,
+        "description": one.description,
+        "parameters": [
+            {"name": name, "title": parameter.title, "at": parameter.at, "default": one.default(name)}
+            for name, parameter in one.parameters.items()
+        ],
+        "missing": known.missing(read(one.document)),
+    }
+
+
+def preview(rule: Rule, found: Preview, inside: Sequence[Any], missing: dict[str, list[str]]) -> dict[str, Any]:
+    """`matching` is None where not everybody could be looked at; then the number lies between the two bounds."""
+    return {
+        "at": found.at,
+        "entry": rule.enter.trigger,
+        "next_moment": found.next_moment,
+        "condition": rule.enter.condition_document,
+        "people": found.people,
+        "matching": found.at_least if found.at_least == found.at_most else None,
+        "at_least": found.at_least,
+        "at_most": found.at_most,
+        "would_enter": found.would_enter,
+        "inside": [{"step": row["step"], "version": row["version"], "people": row["people"]} for row in inside],
+        "samples": found.samples,
+        "missing": missing,
+    }
+
+
+def aside(row: Any) -> dict[str, Any]:
+    """What was put aside; what the event said is not shown."""
+    return {
+        "node": row["node"],
+        "id": row["id"],
+        "kind": ItemKind(row["kind"]).name.lower(),
+        "due": row["due"],
+        "rule": row["rule"],
+        "rule_name": row["rule_name"],
+        "run": row["run"],
+        "event": row["event"],
+        "reason": row["reason"],
+    }
+
+
+def differences_of(stored: dict[str, Any], wanted: Rule, inside: Sequence[Any]) -> dict[str, Any]:
+    """What an edit would change, and what becomes of the people inside: moves | finishes | ends | stays."""
+    changes = differences(stored, wanted.document)
+
+    def becomes(step: str | None) -> str:
+        if not changes:
+            return "stays"
+        if wanted.on_edit == "move" and step is not None and wanted.flow.find(step) is not None:
+            return "moves"
+        return "ends" if wanted.on_edit == "stop" else "finishes"
+
+    people = [
+        {"step": row["step"], "version": row["version"], "people": row["people"], "becomes": becomes(row["step"])}
+        for row in inside
+    ]
+    return {"differences": changes, "inside": people}
+
+
+def backtest(
+    rule: Rule, version: int | None, since: datetime, until: datetime, found: dict[str, Any]
+) -> dict[str, Any]:
+    """What the rule would have done; `version` None: of a document that is not saved."""
+    return {"rule_name": rule.name, "version": version, "since": since, "until": until, **found}
 
 
 def report(row: Any, figures: Sequence[Any], failed: int) -> dict[str, Any]:

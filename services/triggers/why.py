@@ -54,7 +54,7 @@ async def why_not(tx: Tx, question: Question, rules: Rules, world: World) -> Ans
     whose = (await loading.whose_were(tx, [(question.node, question.at)])).get((question.node, question.at))
     if whose is None:
         return Answer(False, "nobody", "nobody was known by this identifier then")
-    asker = _Asker(tx, question, rules, world, version, whose.nodes)
+    asker = _Asker(tx, question, rules, rules.world(world), version, whose.nodes)
     entry = version.document.enter
     if isinstance(entry, ScheduleEntry):
         return await asker.by_schedule(entry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncpg
+
 from shared.bus.base import Bus
 from shared.bus.postgres import PostgresBus
 from shared.errors import DriplineError
@@ -14,8 +16,23 @@ async def open_bus(url: str, *, member: str, partitions: int, wake: Wake) -> Bus
     scheme = url.partition("://")[0]
     if scheme in ("postgresql", "postgres"):
         return await PostgresBus.open(url, member=member, partitions=partitions, wake=wake, topics=TOPICS)
-    if scheme == "kafka":
+    if scheme in ("kafka", "kafkas"):
         from shared.bus.kafka import KafkaBus
 
         return await KafkaBus.open(url, partitions=partitions, member=member, wake=wake)
     raise DriplineError(f"BUS_URL begins with {scheme!r}; it must begin with postgresql:// or kafka://")
+
+
+async def reach_bus(url: str) -> list[str]:
+    """For `doctor`: reaches the bus, makes nothing, and says what could be better. Raises what the client raises."""
+    scheme = url.partition("://")[0]
+    if scheme in ("kafka", "kafkas"):
+        from shared.bus.kafka_doctor import look
+
+        return await look(url)
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        there = await connection.fetchval("SELECT to_regclass('bus.record') IS NOT NULL")
+    finally:
+        await connection.close()
+    return [] if there else ["the database of the bus has no log table yet; `dripline migrate` makes it"]

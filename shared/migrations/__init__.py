@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -42,7 +43,7 @@ async def migrate(url: str, histories: list[History]) -> None:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", lock_key("migrate", "all"))
-        await _roles(connection, roles)
+        await make_roles(connection, roles)
         for schema in ["platform", "bus", "cdp", *(h.schema for h in histories)]:
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         engine = create_async_engine(
@@ -66,7 +67,8 @@ async def migrate(url: str, histories: list[History]) -> None:
         await connection.close()
 
 
-async def _roles(connection: asyncpg.Connection, roles: list[str]) -> None:
+async def make_roles(connection: asyncpg.Connection, roles: list[str]) -> None:
+    """Makes the services' roles that are missing, and lets the one who connects assume them."""
     # Roles belong to the whole server: another database's migration may be making the same ones now.
     for role in roles:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
@@ -74,8 +76,8 @@ async def _roles(connection: asyncpg.Connection, roles: list[str]) -> None:
                 await connection.execute(f"CREATE ROLE {role} NOLOGIN")
             except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
                 pass
-        member = await connection.fetchval("SELECT pg_has_role(current_user, $1, 'MEMBER')", role)
-        if not member:
+        # SET, not MEMBER: who makes a role without being superuser is its member, and may not assume it (PostgreSQL 16).
+        if not await connection.fetchval("SELECT pg_has_role(current_user, $1, 'SET')", role):
             await connection.execute(f"GRANT {role} TO current_user")
 
 
@@ -107,6 +109,15 @@ def _upgrade(connection: Connection, history: History) -> None:
     config.attributes["schema"] = history.schema
     connection.execute(text(f"SET search_path TO {history.schema}"))
     command.upgrade(config, "head")
+
+
+def newest_versions(history: History) -> set[str]:
+    """The versions at which the history's schema stands when it is up to date."""
+    config = Config()
+    config.set_main_option("script_location", str(ENVIRONMENT))
+    config.set_main_option("version_locations", str(history.versions))
+    config.set_main_option("path_separator", "os")
+    return set(ScriptDirectory.from_config(config).get_heads())
 
 
 def migrate_sync(url: str, histories: list[History]) -> None:

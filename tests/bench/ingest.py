@@ -17,11 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.bench.servers import LOAD_CORE, SERVER_CORE, dripline, free_port, on_core, until_answers
 from tests.support.kafka import temporary_kafka
 
-SECONDS, CONNECTIONS, ROUNDS = 8, 64, 3
+SECONDS, CONNECTIONS, ROUNDS, PARTITIONS = 8, 64, 3, 8
 
 
 @contextmanager
@@ -80,6 +81,16 @@ async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
     return sorted(consumer.partitions_for_topic(topic) or ())
 
 
+async def _make_plain_topic(bootstrap: str) -> None:
+    """With as many partitions as Dripline's."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic("plain", PARTITIONS, 1)])
+    finally:
+        await admin.close()
+
+
 async def _dripline_topic(bootstrap: str) -> str:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
@@ -97,7 +108,8 @@ def measure() -> dict[str, Any]:
     with temporary_kafka() as kafka, TemporaryDirectory(prefix="dripline-bench-") as folder:
         os.chmod(folder, 0o755)
         bootstrap = kafka.url.removeprefix("kafka://")
-        settings = {"BUS_URL": kafka.url, "SERVICES": "ingest", "PARTITIONS": "8"}
+        settings = {"BUS_URL": kafka.url, "SERVICES": "ingest", "PARTITIONS": str(PARTITIONS)}
+        asyncio.run(_make_plain_topic(bootstrap))
         with plain(bootstrap) as plain_port, dripline(Path(folder), settings, core=SERVER_CORE) as server:
             key = server.credentials["site_write_key"]
             topic = asyncio.run(_dripline_topic(bootstrap))

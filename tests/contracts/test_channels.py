@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import email
 import email.policy
+import importlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +19,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.dispatch.channels.base import Adapter, Exchange, StartBy, TooLate, World
+from services.dispatch.channels.base import Adapter, Call, Exchange, Forged, StartBy, TooLate, Unreadable, World
 from services.dispatch.channels.registry import defaults, find, serving
 from services.dispatch.rendered import Rendered
 from services.dispatch.templates import PARTS
@@ -26,6 +28,7 @@ from shared.identifiers import ADDRESS_KIND, KINDS
 from shared.settings import load
 from tests.support.smtp_peer import SmtpPeer
 
+HARNESSES = Path(__file__).parent.parent / "support" / "channel_harnesses"
 PLUGINS = Path(__file__).parent.parent / "support" / "channels"
 FOUND = find([PLUGINS])
 TEXT = Rendered(
@@ -39,15 +42,19 @@ NOON = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
 
 
 class Harness(Protocol):
-    """The other side of an adapter: `arrived` are the messages that it took, by id, oldest first."""
+    """The other side of an adapter: `arrived` are the messages that it took, by id, oldest first. `settings`: what the
+    adapter is told to reach it, an instance of its `settings_type`."""
 
     adapter: Adapter
+    settings: Any
 
     def arrived(self) -> list[str]: ...
 
 
 class FolderHarness:
     """For adapters that write files named by the message."""
+
+    settings = None
 
     def __init__(self, kind: type[Adapter], folder: Path) -> None:
         self.adapter = kind(World(load(data_dir=folder), folder / "inbox"))
@@ -58,26 +65,19 @@ class FolderHarness:
         return [file.stem for file in files if not file.name.startswith(".")]
 
 
-class SmtpHarness:
-    """For the SMTP adapter: a server with a ledger of its own."""
-
-    def __init__(self, kind: type[Adapter], peer: SmtpPeer, folder: Path) -> None:
-        self.adapter = kind(World(load(smtp_url=peer.url, data_dir=folder), folder))
-        self._peer = peer
-
-    def arrived(self) -> list[str]:
-        return [str(letter.message["Message-ID"]).strip("<>").partition("@")[0] for letter in self._peer.letters()]
-
-
 @asynccontextmanager
 async def harness_of(name: str, folder: Path) -> AsyncIterator[Harness]:
-    if name == "smtp":
-        with SmtpPeer() as peer:
-            yield SmtpHarness(FOUND[name], peer, folder)
-    elif not FOUND[name].leaves_machine:
+    """What `tests/support/channel_harnesses/<adapter>.py` declares as `harness(kind, folder)`; hyphens are underscores."""
+    if not FOUND[name].leaves_machine:
         yield FolderHarness(FOUND[name], folder)
-    else:
-        pytest.fail(f"the adapter {name} needs a harness in {__file__}")
+        return
+    file = HARNESSES / f"{name.replace('-', '_')}.py"
+    if not file.exists():
+        pytest.fail(f"the adapter {name} needs a harness: {file.relative_to(HARNESSES.parents[2])}")
+    async with importlib.import_module(f"tests.support.channel_harnesses.{file.stem}").harness(
+        FOUND[name], folder
+    ) as made:
+        yield made
 
 
 @pytest.fixture(params=sorted(FOUND))
@@ -87,7 +87,9 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         await made.adapter.close()
 
 
-def exchange(adapter: Adapter, message: UUID | None = None, seconds: float = 5.0, **changes: Any) -> Exchange:
+def exchange(
+    adapter: Adapter, message: UUID | None = None, seconds: float = 5.0, settings: Any = None, **changes: Any
+) -> Exchange:
     given: dict[str, Any] = {
         "message": message or uuid4(),
         "attempt": 1,
@@ -98,27 +100,47 @@ def exchange(adapter: Adapter, message: UUID | None = None, seconds: float = 5.0
         "sender": ("Corner Shop", "shop@shop.example"),
         "at": NOON,
         "start_by": StartBy(time.monotonic() + seconds),
+        "settings": settings,
     }
     return Exchange(**{**given, **changes})
+
+
+def to(harness: Harness, message: UUID | None = None, **changes: Any) -> Exchange:
+    """An exchange with the harness's peer."""
+    address = getattr(harness, "address", ADDRESSES[harness.adapter.address_kind])
+    return exchange(harness.adapter, message, **{"settings": harness.settings, "address": address, **changes})
 
 
 class TestEveryAdapter:
     def test_declares_what_the_others_rely_on(self, harness: Harness) -> None:
         adapter = harness.adapter
         assert FOUND[adapter.name] is type(adapter)
+        assert re.fullmatch(r"[a-z][a-z0-9-]{1,40}", adapter.name)
         assert adapter.address_kind in KINDS
         assert adapter.part in PARTS
         assert timedelta(0) < adapter.timeout <= timedelta(minutes=1)
         assert 1 <= adapter.sessions <= 100
+        if adapter.settings_type is None:
+            assert harness.settings is None
+        else:
+            assert isinstance(harness.settings, adapter.settings_type)
+            assert adapter.settings_type.model_json_schema()["type"] == "object"
+
+    def test_is_told_secrets_only_in_fields_that_are_not_read_back(self, harness: Harness) -> None:
+        kind = harness.adapter.settings_type
+        words = ("password", "secret", "token", "private", "api_key", "apikey", "credentials")
+        for name, field in kind.model_fields.items() if kind is not None else []:
+            if any(word in name for word in words):
+                assert "SecretStr" in str(field.annotation), f"{name} is not a SecretStr"
 
     async def test_sends_once(self, harness: Harness) -> None:
-        one = exchange(harness.adapter)
+        one = to(harness)
         assert (await harness.adapter.send(one)).outcome == "sent"
         assert harness.arrived() == [str(one.message)]
 
     async def test_sends_nothing_after_the_moment_to_start_has_passed(self, harness: Harness) -> None:
         with pytest.raises(TooLate):
-            await harness.adapter.send(exchange(harness.adapter, seconds=-0.001))
+            await harness.adapter.send(to(harness, seconds=-0.001))
         assert harness.arrived() == []
 
     async def test_looks_at_the_clock_immediately_before_it_opens_the_exchange(self, harness: Harness) -> None:
@@ -128,31 +150,41 @@ class TestEveryAdapter:
             looked.append(len(harness.arrived()))
             return 0.0
 
-        await harness.adapter.send(exchange(harness.adapter, start_by=StartBy(1.0, clock)))
+        await harness.adapter.send(to(harness, start_by=StartBy(1.0, clock)))
         assert looked and set(looked) == {0}
 
     @pytest.mark.parametrize("name", sorted(name for name, kind in FOUND.items() if kind.repeatable))
     async def test_that_says_it_may_be_repeated_reaches_the_person_once(self, name: str, tmp_path: Path) -> None:
         async with harness_of(name, tmp_path) as harness:
             message = uuid4()
-            for _ in range(2):
-                assert (await harness.adapter.send(exchange(harness.adapter, message))).outcome == "sent"
+            for attempt in (1, 2):
+                assert (await harness.adapter.send(to(harness, message, attempt=attempt))).outcome == "sent"
             assert harness.arrived() == [str(message)]
+            await harness.adapter.close()
 
     async def test_cannot_be_made_to_send_more_than_it_was_given(self, harness: Harness) -> None:
         nasty = Rendered(text="x\n.\nMAIL FROM:<a@b>\n", subject="a b", urls={})
-        one = exchange(harness.adapter, rendered=nasty)
+        one = to(harness, rendered=nasty)
         assert (await harness.adapter.send(one)).outcome == "sent"
         assert harness.arrived() == [str(one.message)]
+
+    async def test_a_call_that_proves_nothing_is_not_believed(self, harness: Harness) -> None:
+        """`receive` of an adapter that takes calls says Forged or Unreadable, and makes no reports of it."""
+        call = Call("POST", {"content-type": "application/json"}, {}, b'{"id": 1}', NOON, harness.settings)
+        try:
+            received = await harness.adapter.receive(call)
+        except (Forged, Unreadable):
+            return
+        assert received.reports == []
 
     def test_has_a_price_for_every_text(self, harness: Harness) -> None:
         price = harness.adapter.price(TEXT, Decimal("1.00"))
         assert price.cost >= 0 and price.units >= 1
 
     async def test_can_be_closed_and_used_again(self, harness: Harness) -> None:
-        await harness.adapter.send(exchange(harness.adapter))
+        await harness.adapter.send(to(harness))
         await harness.adapter.close()
-        assert (await harness.adapter.send(exchange(harness.adapter))).outcome == "sent"
+        assert (await harness.adapter.send(to(harness))).outcome == "sent"
 
 
 class TestTheRegistry:

@@ -29,16 +29,6 @@ LAYOUTS = {"one process": ONE_PROCESS, "four processes": FOUR_PROCESSES}
 _prefixes = itertools.count(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The processes of the stories share compiled modules, outside the work tree: where Python is told to write none,
-    each of some thirty starts would compile everything again, for longer than it then runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
-        yield
-
-
 @pytest.fixture(scope="session", params=["log table", "kafka"])
 def bus(request: pytest.FixtureRequest) -> Kafka | None:
     """None: the log table in the database."""

@@ -5,6 +5,7 @@ What must come out is computed by tests/reference/cart_reference.py, which share
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,10 @@ import pytest
 from rich.console import Console
 
 from services.audit import audit_and_print
+from services.dispatch.cli import apply_templates
 from services.importing.mapping import load_mapping
 from services.importing.runner import read_records
+from services.rules_files import SHIPPED
 from shared.embedded_postgres import EmbeddedPostgres
 from tests.reference.cart_reference import first_intents_of_file
 from tests.support import databases
@@ -77,6 +80,7 @@ async def lived(
         databases.cloned(postgres_server.url, "template0") as url,
         virtual_server(url, folder, start) as server,
     ):
+        await asyncio.to_thread(lambda: list(apply_templates(SHIPPED, server.server.origin, server.keys["api_key"])))
         # without a control group, and worth a letter although the streams name no prices
         await server.activate(edited("abandoned-cart", holdout="0%", value="900"))
         await server.time.close(start + timedelta(minutes=1))

@@ -14,7 +14,7 @@ from shared.bus.base import Bus
 from shared.events import EVENTS, HISTORY, MESSAGES, PROFILE_EVENTS
 from shared.wake import Wake
 from tests.faults.client import Client, Visitor
-from tests.faults.deployment import IDLE_SECONDS, PARTITIONS, Deployment
+from tests.faults.deployment import IDLE_SECONDS, PARTITIONS, Deployment, Process
 from tests.support.smtp_peer import SmtpPeer
 from tests.support.wait import until
 
@@ -100,6 +100,14 @@ class Observer:
             "SELECT message_id, count(*) FROM profile.event WHERE message_id LIKE 'm-%' GROUP BY 1"
         )
         return Counter({row["message_id"]: row["count"] for row in rows})
+
+    async def leases_of_the_dead(self, *living: Process) -> int:
+        """Leases whose holder is none of these processes."""
+        count: int = await self._database.fetchval(
+            "SELECT count(*) FROM platform.lease WHERE holder IS NOT NULL AND split_part(holder, '.', -2) <> ALL($1::text[])",
+            [str(process.pid) for process in living],
+        )
+        return count
 
     async def dead_letters(self) -> list[dict[str, Any]]:
         return [

@@ -23,6 +23,17 @@ SEED = int(os.environ.get("DRIPLINE_FAULT_SEED", "1"))
 _prefixes = itertools.count(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The processes share compiled modules, outside the work tree: where Python is told to write none, each start would
+    compile everything again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        if "PYTHONPYCACHEPREFIX" not in os.environ:
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 @pytest.fixture
 def bus_url(kind: str, request: pytest.FixtureRequest) -> str | None:
     """None: the log table in the database."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from shared.settings import SERVICE_NAMES
+from shared.settings import SERVICE_NAMES, Settings, load
 from tests.support.wait import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +49,8 @@ class Process:
     starts: int = 0
     says: str = ""
     """What `readyz` answered last."""
+    module: str = "services"
+    """What is started: the program, or one that stands for another version of it."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,13 +67,27 @@ class Process:
         environment = {**self.environment, "SERVICES": ",".join(self.services), "DRIPLINE_FAULT": fault}
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "services", "up", "--port", str(self.port), "--data", str(self.folder / "data")],
+                [
+                    sys.executable,
+                    "-m",
+                    self.module,
+                    "up",
+                    "--port",
+                    str(self.port),
+                    "--data",
+                    str(self.folder / "data"),
+                ],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -107,6 +123,15 @@ class Process:
         except AssertionError as problem:
             raise AssertionError(f"{problem} {self.says}\n{self.last_lines()}") from None
 
+    async def held(self) -> None:
+        """Until only the hold after a restore keeps it from being ready."""
+
+        async def is_held() -> bool:
+            await self.answers()
+            return self.says.startswith("{") and list(json.loads(self.says)["failing"]) == ["dispatch.open"]
+
+        await until(is_held, limit=STARTING, what=f"{self} is held", every=0.2)
+
     def freeze(self) -> None:
         """SIGSTOP: it keeps its connections and locks, and does nothing."""
         self._send(signal.SIGSTOP)
@@ -119,6 +144,14 @@ class Process:
         self._send(signal.SIGKILL)
         assert self._process is not None
         self._process.wait(20)
+
+    def tell_to_stop(self) -> None:
+        """SIGTERM, without waiting."""
+        self._send(signal.SIGTERM)
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._process.poll() if self._process is not None else None
 
     def stop(self, limit: float = 30) -> None:
         """An orderly end, which must come by itself."""
@@ -193,6 +226,13 @@ class Deployment:
         for process in self.processes:
             await process.ready()
 
+    async def start_held(self) -> None:
+        """Starts them on a restored database: nothing but the hold keeps them from being ready."""
+        for process in self.processes:
+            process.start()
+        for process in self.processes:
+            await process.held()
+
     def stop(self) -> None:
         """Every process must end by itself when it is told to; all are gone afterwards."""
         failures = []
@@ -208,6 +248,15 @@ class Deployment:
     def of(self, service: str) -> list[Process]:
         """The processes that run this service."""
         return [process for process in self.processes if service in process.services]
+
+    def settings(self) -> Settings:
+        """What the processes are told, for what a test does beside them."""
+        return load(
+            database_url=self.database_url,
+            bus_url=self.bus_url,
+            partitions=PARTITIONS,
+            data_dir=self.folder / "data",
+        )
 
     @property
     def credentials(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ def app_of(stage: Stage) -> FastAPI:
     app.state.database = stage.context.database
     errors.install(app)
     d = stage.dispatch
-    for router in routers(stage.context, d.adapter_types, d.signer, d.shop, d.subscriptions):
+    for router in routers(stage.context, d.adapter_types, d.signer, d.shop, d.subscriptions, d.desk):
         app.include_router(router)
     return app
 

@@ -237,7 +237,7 @@ class TestTheMomentToStart:
         sender = stage.dispatch.sender
         await until(lambda: sender._answers, what="the call was given up")
         answers, sender._answers = sender._answers, []
-        await sender.write_answers(answers)
+        await stage.dispatch.answers.write(answers)
         monkeypatch.undo()
         assert (await state_of(stage, intent))[0] == "queued"
         assert smtp_peer.entries() == []

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from services.triggers import api
-from services.triggers.cli import apply_rules, diff_rules, read_rules
+from services.triggers.cli import apply_rules, backtest_rules, diff_rules, read_rules
 from shared import errors
 from shared.auth import create_key
 from shared.errors import ConfigurationError
@@ -148,6 +148,108 @@ async def test_why_and_why_not_and_the_report(call: Client, shop: Shop) -> None:
     assert report["entered"] == 1 and report["held_out"]["goals"] == 1 and report["held_out"]["ended"] == {"goal": 1}
 
 
+async def test_a_person_is_found_by_any_identifier(call: Client, shop: Shop) -> None:
+    await shop.rule(again="always", steps=[{"send": "letter"}, {"wait": "1d"}])
+    ids = [("email", "anna@example.com"), ("phone", "+79161234567"), ("card", "c-5"), ("anonymous_id", "a-7")]
+    await shop.post(shop.event("Product Viewed", at(), ids=ids))
+    await shop.post(shop.event("Product Viewed", at(seconds=1), "boris"))
+    await shop.watermark(at(minutes=1))
+    for known in (
+        {"user_id": "anna"},
+        {"email": " Anna@Example.com "},
+        {"phone": "8 916 123-45-67"},
+        {"card": "c-5"},
+        {"anonymous_id": "a-7", "user_id": "anna"},
+    ):
+        decisions = (await call("GET", "/v1/decisions", "read", params=known)).json()["items"]
+        assert len(decisions) == 1, known
+        runs = (await call("GET", "/v1/runs", "read", params=known)).json()["items"]
+        assert [one["id"] for one in runs] == [decisions[0]["run"]]
+        why = (await call("GET", "/v1/decisions/why", "read", params=known | {"rule": "a-rule"})).json()
+        assert why["run"]["id"] == decisions[0]["run"] and why["why"].startswith("entered by Product Viewed")
+        assert [one["what"] for one in why["decisions"]] == ["entered"]
+        why_not = await call("GET", "/v1/decisions/why-not", "read", params=known | {"rule": "a-rule"})
+        assert why_not.json()["entered"] is True
+    for nobody in ({"email": "nobody@example.com"}, {"user_id": "boris", "card": "c-5"}, {"email": "no address"}):
+        assert (await call("GET", "/v1/decisions", "read", params=nobody)).json()["items"] == []
+        for way in ("why", "why-not"):
+            answer = await call("GET", f"/v1/decisions/{way}", "read", params=nobody | {"rule": "a-rule"})
+            assert answer.status_code == 404, answer.text
+            assert "example" not in answer.text
+    assert (await call("GET", "/v1/decisions/why-not", "read", params={"rule": "a-rule"})).status_code == 422
+    before = {"user_id": "anna", "rule": "a-rule", "at": at(minutes=-1).isoformat()}
+    assert (await call("GET", "/v1/decisions/why", "read", params=before)).status_code == 404
+
+
+async def test_an_edit_is_shown_with_what_becomes_of_the_people_inside(call: Client, shop: Shop) -> None:
+    steps = [{"wait": "1d"}, {"send": "letter"}]
+    await shop.rule(steps=steps)
+    await shop.post(shop.event("Product Viewed", at()))
+    await shop.watermark(at(minutes=1))
+    document = {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": steps}
+
+    async def diff(**fields: Any) -> tuple[list[str], list[str]]:
+        found = (await call("POST", "/v1/rules/a-rule/diff", "read", json=document | fields)).json()
+        assert [(one["step"], one["version"], one["people"]) for one in found["inside"]] == [("wait", 1, 1)]
+        return [one["at"] for one in found["differences"]], [one["becomes"] for one in found["inside"]]
+
+    assert await diff() == ([], ["stays"])
+    assert await diff(title="x") == (["#/title"], ["finishes"])
+    assert await diff(on_edit="stop") == (["#/on_edit"], ["ends"])
+    assert await diff(on_edit="move") == (["#/on_edit"], ["moves"])
+    assert (await diff(on_edit="move", steps=[{"send": "letter"}]))[1] == ["finishes"]
+
+
+async def test_holidays_are_set_and_read(call: Client) -> None:
+    assert (await call("GET", "/v1/holidays", "read")).json()["version"] == 0
+    put = await call("PUT", "/v1/holidays", json={"days": ["2026-05-09", "2026-01-01", "2026-01-01"]})
+    assert put.status_code == 200 and put.json()["days"] == ["2026-01-01", "2026-05-09"]
+    assert (await call("GET", "/v1/holidays", "read")).json() == put.json()
+    assert (await call("PUT", "/v1/holidays", json={"days": ["soon"]})).status_code == 422
+    assert (await call("PUT", "/v1/holidays", "read", json={"days": []})).status_code == 403
+
+
+async def test_what_was_put_aside_is_listed_retried_and_dropped(call: Client, shop: Shop) -> None:
+    await shop.rule()
+    for user in ("anna", "boris", "vera"):
+        await shop.post(shop.event("Product Viewed", at(), user))
+    await shop.fetch("UPDATE triggers.item SET payload = '{\"event\": 5}'")
+    await shop.watermark(at(minutes=1))
+    first = (await call("GET", "/v1/put-aside", "read", params={"limit": 2})).json()
+    rest = (await call("GET", "/v1/put-aside", "read", params={"limit": 2, "cursor": first["next"]})).json()
+    items = first["items"] + rest["items"]
+    assert len({one["node"] for one in items}) == 3 and rest["next"] is None
+    assert items[0]["kind"] == "event" and "ValidationError" in items[0]["reason"]
+    own = (await call("GET", "/v1/put-aside", "read", params={"user_id": "anna"})).json()["items"]
+    assert [one["node"] for one in own] == [str(shop.node("user_id", "anna"))]
+    path = f"/v1/put-aside/{own[0]['node']}/{own[0]['id']}"
+    assert (await call("POST", f"{path}/retry", "read")).status_code == 403
+    assert (await call("POST", f"{path}/retry")).json() == {"retried": 1}
+    assert (await call("POST", f"{path}/retry")).status_code == 404
+    await shop.work()
+    assert (await call("DELETE", path)).status_code == 204
+    assert (await call("DELETE", path)).status_code == 404
+    assert (await call("POST", "/v1/put-aside/retry")).json() == {"retried": 2}
+
+
+async def test_a_backtest_is_asked_for_by_name_or_with_a_document(call: Client, shop: Shop) -> None:
+    saved = await shop.rule(steps=[{"send": "letter"}, {"wait": "1d"}])
+    for number in range(3):
+        await shop.post(shop.event("Product Viewed", at(minutes=number), f"user-{number}"))
+    await shop.watermark(at(days=2))
+    period = {"since": at(days=-1).isoformat(), "until": at(days=3).isoformat()}
+    found = (await call("POST", "/v1/rules/a-rule/backtest", "read", params=period)).json()
+    assert (found["version"], found["entered"], found["complete"]) == (1, {"treated": 3, "held_out": 0}, True)
+    assert {one["run"] for one in found["samples"]} == {str(row["id"]) for row in await shop.runs()}
+    assert found["intents"] == [{"step": "send-letter", "template": "letter", "treated": 3, "held_out": 0}]
+    other = {"name": "unsaved", "enter": {"on": "Product Added"}, "steps": [{"send": "no-such-template"}]}
+    unsaved = (await call("POST", "/v1/rules/backtest", "read", params=period, json=other)).json()
+    assert (unsaved["rule_name"], unsaved["version"], unsaved["people"]) == ("unsaved", None, 0)
+    wrong = {"since": at(days=3).isoformat(), "until": at().isoformat()}
+    assert (await call("POST", "/v1/rules/a-rule/backtest", "read", params=wrong)).status_code == 422
+    assert saved.version == 1 and await shop.items() == []
+
+
 async def test_lists_page_by_cursor(call: Client, shop: Shop) -> None:
     await shop.rule(again="always")
     for second in range(5):
@@ -196,7 +298,9 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
     await task
 
 
-async def test_a_folder_is_applied_and_applied_again(served: str, keys: dict[str, str], tmp_path: Path) -> None:
+async def test_a_folder_is_applied_compared_and_tried_on_what_is_stored(
+    served: str, keys: dict[str, str], tmp_path: Path, shop: Shop
+) -> None:
     import asyncio
 
     (tmp_path / "seen.yml").write_text(YAML)
@@ -209,6 +313,18 @@ async def test_a_folder_is_applied_and_applied_again(served: str, keys: dict[str
     assert await lines(apply_rules, activate=True) == ["rule seen: as it was, version 1, active"]
     (tmp_path / "seen.yml").write_text(YAML.replace("wait: 1d", "wait: 3d"))
     assert await lines(diff_rules) == ["rule seen: changes", "    #/steps/wait/wait: 1d → 3d"]
+    await shop.adds(at())
+    await shop.post(shop.event("Product Viewed", at(minutes=1)))
+    await shop.watermark(at(minutes=2))
+    inside = "    people inside: 1 at wait finish by version 1"
+    assert await lines(diff_rules) == ["rule seen: changes", "    #/steps/wait/wait: 1d → 3d", inside]
+    told = await lines(backtest_rules, since=at(days=-1), until=at(days=9))
+    assert told[0].endswith("of 1 people 1 entered, 0 of them held out")
+    assert told[1:] == [
+        "    send-letter: 1 messages of letter, 0 held out",
+        "    send-letter-2: 1 messages of letter, 0 held out",
+        "    finished: 1",
+    ]
     assert (await lines(apply_rules))[0] == "rule seen: changed, version 2, active"
     with pytest.raises(ConfigurationError, match="No valid API key"):
         await asyncio.to_thread(lambda: list(apply_rules(tmp_path, served, "wrong")))

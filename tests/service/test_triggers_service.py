@@ -16,7 +16,7 @@ from shared.events import EVENTS, MESSAGES, Event, Intended, decode_message_reco
 from shared.keeper import Keeper
 from shared.service import Context, Service
 from tests.support.contexts import context_for, running
-from tests.support.triggers import MARKETER, Shop
+from tests.support.triggers import MARKETER, Shop, add_templates
 from tests.support.wait import until
 
 CLOCK = SystemClock()
@@ -25,6 +25,7 @@ CLOCK = SystemClock()
 @asynccontextmanager
 async def process(database_url: str) -> AsyncIterator[tuple[Context, Service, Shop]]:
     """Profile and triggers with all their loops, and the keeper. The shop only makes events."""
+    await add_templates(database_url, "receipt", "letter", "cart")
     async with (
         context_for(database_url, role="dripline_profile") as profile,
         context_for(database_url, role="dripline_triggers") as triggers,

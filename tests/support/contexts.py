@@ -31,7 +31,7 @@ async def context_for(
     """A context of a new member; with `leases` its lease loop runs. Everything is closed in the end."""
     clock = clock or SystemClock()
     member = f"test-{uuid7(SystemClock().now())}"
-    chosen: Settings = load(**{"partitions": 4, "linger_ms": 0, **settings})
+    chosen: Settings = load(**{"partitions": 4, "linger_ms": 0, "erasure_journal": "off", **settings})
     wake = Wake()
     database = await Database.open(database_url, member=member, role=role, size=10)
     async with database.connection() as connection:

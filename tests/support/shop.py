@@ -45,8 +45,9 @@ class Person:
 class Shop:
     """One deployment as it is seen from outside. `urls`: service → where it answers."""
 
-    def __init__(self, urls: Mapping[str, str], credentials: Mapping[str, str], smtp: SmtpPeer) -> None:
-        self.urls, self.smtp = dict(urls), smtp
+    def __init__(self, urls: Mapping[str, str], credentials: Mapping[str, str], smtp: SmtpPeer | None) -> None:
+        """:param smtp: where its letters arrive; None if they go to another mail server"""
+        self.urls, self._smtp = dict(urls), smtp
         self._keys = dict(credentials)
         self._routes = front_routes(CADDYFILE.read_text())
         self._http = httpx.AsyncClient(timeout=30)
@@ -56,6 +57,11 @@ class Shop:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
+
+    @property
+    def smtp(self) -> SmtpPeer:
+        assert self._smtp is not None, "the letters of this shop go to another mail server"
+        return self._smtp
 
     # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def tell(self, *events: dict[str, Any], key: str | None = None) -> None:
@@ -72,8 +78,13 @@ class Shop:
         """Write key of the public source."""
         return self._keys["site_write_key"]
 
+    @property
+    def server_key(self) -> str:
+        """Write key of the secret source."""
+        return self._keys["server_write_key"]
+
     async def post_batch(self, events: Sequence[dict[str, Any]], key: str | None = None) -> httpx.Response:
-        chosen = key or self._keys["server_write_key"]
+        chosen = key or self.server_key
         return await self.call("POST", "/v1/batch", json={"batch": list(events)}, auth=(chosen, ""))
 
     # ── management ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,6 +100,9 @@ class Shop:
 
     async def put(self, path: str, body: Any) -> Any:
         return await self._manage("PUT", path, json=body)
+
+    async def patch(self, path: str, body: Any) -> Any:
+        return await self._manage("PATCH", path, json=body)
 
     async def all(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
         """All pages of a list."""
@@ -182,7 +196,8 @@ class Shop:
 
 def front_routes(caddyfile: str) -> list[tuple[re.Pattern[str], str]]:
     """Path → service, as the reverse proxy in front of the four processes routes; what fits none goes to dispatch."""
-    found = re.findall(r"(?m)^\s*@(\w+) path_regexp (\S+)$", caddyfile)
+    matchers = re.findall(r"(?m)^\s*@(\w+) path_regexp (\S+)$", caddyfile)
+    found = [(name, pattern) for name, pattern in matchers if name in SERVICES]  # others keep out, or go elsewhere
     assert {name for name, _ in found} == set(SERVICES) - {"dispatch"}
     return [(re.compile(pattern), name) for name, pattern in found]
 
@@ -193,10 +208,10 @@ def identify(person: Person, **traits: Any) -> dict[str, Any]:
     return {"type": "identify", "userId": person.user_id, "traits": {"email": person.email, **traits}}
 
 
-def consent_granted(person: Person, channel: str = "email") -> dict[str, Any]:
-    """The second: what the shop's server holds as proof."""
+def consent_granted(person: Person, channel: str = "email", address: str | None = None) -> dict[str, Any]:
+    """The second: what the shop's server holds as proof. `address`: by default the e-mail address."""
     proof = {"form": "checkout", "text_version": "2026-01", "page": "https://shop.example/checkout", "ip": "192.0.2.7"}
-    properties = {"channel": channel, "address": person.email, "topics": TOPICS, "at": _now(), **proof}
+    properties = {"channel": channel, "address": address or person.email, "topics": TOPICS, "at": _now(), **proof}
     return track(person, "Consent Granted", **properties)
 
 

@@ -3,6 +3,7 @@
     peer.reply("bob@example.com", "550 5.1.1 no such person")    # answer to RCPT, from now on
     peer.behave(hang_up_after_data=True)                           # takes the letter, then the line goes dead
     peer.letters()                                                 # what it answered 250 for
+    SmtpPeer(security="starttls", users={"shop": "password"})      # with a certificate of `peer.authority`, and AUTH
 
 The ledger is the oracle: it is on disk before the answer leaves, and it survives `kill`.
 """
@@ -18,6 +19,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -25,10 +27,11 @@ import time
 from dataclasses import asdict, dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from tests.support.authority import Authority
 from tests.support.wait import until_blocking
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,10 +68,28 @@ class Letter:
 class SmtpPeer:
     """The test's side: starts, steers and reads the peer. The port stays the same over `kill` and `start`."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        security: Literal["none", "starttls", "tls"] = "none",
+        name: str = "127.0.0.1",
+        users: dict[str, str] | None = None,
+        mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN"),
+    ) -> None:
+        """:param name: for whom its certificate is made out
+
+        :param users: who may send, by password; by default everybody
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-smtp-"))
         self.ledger = self.folder / "ledger.jsonl"
         self.behaviour = Behaviour()
+        self.authority = Authority(self.folder)
+        certificate, key = self.authority.server(name)
+        server = {"security": security, "certificate": str(certificate), "key": str(key)}
+        (self.folder / "server.json").write_text(
+            json.dumps({**server, "users": users or {}, "mechanisms": list(mechanisms)})
+        )
+        self._greets = security != "tls"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -137,7 +158,7 @@ class SmtpPeer:
             raise AssertionError("the SMTP peer ended at once")
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                return connection.recv(3) == b"220"
+                return not self._greets or connection.recv(3) == b"220"
         except OSError:
             return False
 
@@ -151,9 +172,17 @@ class SmtpPeer:
 class _Desk:
     """The peer's side: aiosmtpd's handler."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, users: dict[str, str]) -> None:
+        self._users = users
         self._behaviour = folder / "behaviour.json"
         self._ledger = open(folder / "ledger.jsonl", "a")  # noqa: SIM115 - open as long as the process lives
+
+    def authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, login: LoginPassword
+    ) -> AuthResult:
+        known = self._users.get(login.login.decode()) == login.password.decode()
+        self._write(kind="auth", mechanism=mechanism, user=login.login.decode(), good=known, tls=bool(session.ssl))
+        return AuthResult(success=known, handled=False)
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, _o: list[str]) -> str:
         answer = self._now().replies.get(address, "250 OK")
@@ -169,6 +198,7 @@ class _Desk:
             self._write(kind="refused", answer=behaviour.data_reply, **letter)
             return behaviour.data_reply
         content = envelope.original_content or b""
+        letter["tls"] = session.ssl is not None or server.transport.get_extra_info("sslcontext") is not None
         self._write(kind="taken", content=content.decode("utf-8", "surrogateescape"), **letter)
         if behaviour.hang_up_after_data:
             assert server.transport is not None
@@ -185,11 +215,25 @@ class _Desk:
 
 
 async def _serve(port: int, folder: Path, parent: int) -> None:
-    desk = _Desk(folder)
+    told = json.loads((folder / "server.json").read_text())
+    desk = _Desk(folder, told["users"])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(told["certificate"], told["key"])
+    secured = told["security"] == "starttls"
+    more: dict[str, Any] = {"tls_context": context, "require_starttls": True} if secured else {}
+    if told["users"]:
+        others = [name for name in ("PLAIN", "LOGIN") if name not in told["mechanisms"]]
+        more |= {"authenticator": desk.authenticate, "auth_required": True, "auth_exclude_mechanism": others}
+        more |= {"auth_require_tls": secured}
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    server = await loop.create_server(lambda: SMTP(desk, enable_SMTPUTF8=True, timeout=60), "127.0.0.1", port)
+    server = await loop.create_server(
+        lambda: SMTP(desk, enable_SMTPUTF8=True, timeout=60, **more),
+        "127.0.0.1",
+        port,
+        ssl=context if told["security"] == "tls" else None,
+    )
     async with server:
         while not ended.is_set() and os.getppid() == parent:  # whoever started us may have been killed
             try:

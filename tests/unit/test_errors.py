@@ -201,3 +201,19 @@ def test_a_pydantic_error_becomes_a_problem_below_the_place_of_the_document() ->
         Rule.model_validate({"name": "x", "steps": [{}]})
     problem = Problem.of_validation(caught.value, under=["document"])
     assert problem.errors[0]["pointer"] == "#/document/steps/0/seconds"
+
+
+def test_what_our_own_validators_say_comes_without_pydantics_prefix() -> None:
+    class Even(pydantic.BaseModel):
+        number: int
+
+        @pydantic.field_validator("number")
+        @classmethod
+        def _even(cls, value: int) -> int:
+            if value % 2:
+                raise ValueError("must be even")
+            return value
+
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Even(number=3)
+    assert Problem.of_validation(caught.value).errors == [{"pointer": "#/number", "detail": "must be even"}]

@@ -145,7 +145,7 @@ def test_an_id_given_twice_is_refused_where_it_stands() -> None:
         (minimal(value={"basket": 0.3}), "/value", "cart_total"),
         (minimal(value=-5), "/value", "0 or more"),
         (minimal(window={"days": ["mon..sunday", "caturday"]}), "/window/days", "caturday"),
-        (minimal(on_edit="move"), "/on_edit", "not available"),
+        (minimal(on_edit="carry"), "/on_edit", "finish"),
         (minimal(name="A rule"), "/name", "match"),
         (minimal(kind="transactional", holdout="5%"), "/holdout", "transactional"),
         (minimal(kind="transactional", enter={"on": "A", "idle": "1h"}), "/enter/idle", "at once"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.dispatch.segments import Segments, segments
+from services.dispatch.segments import Segments, alphabet_of, encoded, segments, split
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,39 @@ def test_an_emoji_takes_two_code_units_and_is_not_cut() -> None:
     # 67 is odd: only 33 emoji fit into a segment of several.
     assert segments("😀" * 66).count == 2
     assert segments("😀" * 67).count == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a" * 160, "a" * 161, "a" * 152 + "€" + "a" * 152, "п" * 71, "😀" * 36, "п" * 66 + "😀" * 40, "€" * 400],
+)
+def test_the_segments_of_a_text_are_the_text_and_each_fits(text: str) -> None:
+    parts = list(split(text))
+    assert "".join(parts) == text
+    assert len(parts) == segments(text).count
+    alphabet = alphabet_of(text)
+    room = {"GSM-7": (160, 153), "UCS-2": (140, 134)}[alphabet][len(parts) > 1]
+    assert all(len(encoded(part, alphabet)) <= room for part in parts)
+
+
+def test_no_segment_begins_or_ends_within_a_character() -> None:
+    for part in split("п" * 66 + "😀" * 80):
+        part.encode("utf-16-be").decode("utf-16-be")  # half a pair would not decode
+    for part in split("a" * 152 + "{" * 200):
+        assert not encoded(part, "GSM-7").endswith(b"\x1b")
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    # 3GPP TS 23.038, tables 6.2.1 and 6.2.1.1
+    [("@£$¥", "00010203"), ("Δ_ΦΓ", "10111213"), ("ÄÖÑÜ§¿", "5b5c5d5e5f60"), ("äöñüà", "7b7c7d7e7f")]
+    + [("^{}\\[~]|€\f", "1b141b281b291b2f1b3c1b3d1b3e1b401b651b0a"), ("ÆæßÉ ", "1c1d1e1f20"), ("Az09", "417a3039")],
+)
+def test_the_gsm_alphabet_has_its_codes(text: str, octets: str) -> None:
+    assert encoded(text, "GSM-7").hex() == octets
+
+
+def test_what_is_not_in_the_gsm_alphabet_cannot_be_encoded_in_it() -> None:
+    with pytest.raises(KeyError):
+        encoded("ы", "GSM-7")
+    assert alphabet_of("\x1b") == "UCS-2"  # the escape itself is no character

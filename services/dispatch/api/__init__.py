@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter
 
+from services.dispatch.api import adapters as adapters_api
 from services.dispatch.api import configuration, inbox, messages, templates
 from services.dispatch.channels.base import Adapter
 from services.dispatch.links import Signer
@@ -15,12 +16,18 @@ from shared.service import Context
 
 
 def routers(
-    context: Context, adapters: Mapping[str, type[Adapter]], signer: Signer, shop: Shop, subscriptions: Subscriptions
+    context: Context,
+    adapters: Mapping[str, type[Adapter]],
+    signer: Signer,
+    shop: Shop,
+    subscriptions: Subscriptions,
+    desk: adapters_api.Desk,
 ) -> list[APIRouter]:
     """All routers that need a key (the inbox only sometimes)."""
     return [
         messages.router(context, signer),
         templates.router(context, signer, shop),
         configuration.router(context, adapters, subscriptions),
+        adapters_api.router(desk),
         inbox.router(context, adapters, signer),
     ]

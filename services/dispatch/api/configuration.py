@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pydantic
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,10 +28,11 @@ from services.dispatch.api.common import (
     share,
 )
 from services.dispatch.channels.base import Adapter
-from services.dispatch.channels.registry import serving
+from services.dispatch.channels.registry import ready, serving
 from services.dispatch.policy import LONGEST_WINDOW
 from services.dispatch.store import calls, catalogue, claims, ledgers
 from services.dispatch.store.looking import is_held
+from services.dispatch.store.restored import read_gap, reconcile
 from services.dispatch.subscriptions import Subscriptions
 from shared.auth import log_change
 from shared.durations import parse_duration
@@ -41,6 +43,7 @@ from shared.service import Context
 from shared.wake import DISPATCH_DUE
 
 _HOURS = r"^$|^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 Probability = Annotated[Decimal, Field(ge=0, le=1)]
 
 
@@ -66,8 +69,21 @@ class CapDocument(_Body):
         return value
 
 
+class BudgetDocument(_Body):
+    """The most that the channel may spend in a `day` or a `month` of the shop's, in its currency: a message that costs
+    more than is left is not sent by it (reason *spend-ceiling*). Null: no ceiling."""
+
+    day: Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=4)] | None = None
+    month: Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=4)] | None = None
+
+    @pydantic.field_serializer("day", "month")
+    def _as_number(self, value: Decimal | None) -> float | None:
+        return None if value is None else float(value)
+
+
 class ChannelOut(BaseModel):
-    """A channel as configured. `serves`: the adapter that messages take now; `quiet` null: the deployment's hours."""
+    """A channel as configured. `serves`: the adapter that messages take now; `quiet` null: the deployment's hours;
+    `countries` empty: all."""
 
     name: str
     adapter: str | None
@@ -79,14 +95,16 @@ class ChannelOut(BaseModel):
     lost: float
     quiet: str | None
     caps: list[CapDocument]
-    budget: dict[str, Any]
+    budget: BudgetDocument
+    countries: list[str]
     settings: dict[str, Any]
     version: int
     updated_at: datetime
 
 
 class ChannelChange(_Body):
-    """Only what is named changes. `adapter` null: the usable one that is preferred most."""
+    """Only what is named changes. `adapter` null: the usable one that is preferred most. `countries`: ISO 3166 codes, the
+    only ones whose phone numbers the channel may write to; empty: all."""
 
     adapter: str | None = None
     enabled: bool | None = None
@@ -96,7 +114,8 @@ class ChannelChange(_Body):
     lost: Probability | None = None
     quiet: Annotated[str, Field(pattern=_HOURS)] | None = None
     caps: Annotated[list[CapDocument], Field(max_length=20)] | None = None
-    budget: dict[str, Any] | None = None
+    budget: BudgetDocument | None = None
+    countries: Annotated[list[Country], Field(max_length=250)] | None = None
     settings: dict[str, Any] | None = None
 
 
@@ -137,7 +156,7 @@ class Switches(BaseModel):
 class NewSuppression(_Body):
     """`channel` "*": nothing goes to the address on any channel. `kind`: of the address; by default the channel's."""
 
-    address: str = Field(min_length=1, max_length=320)
+    address: str = Field(min_length=1, max_length=1024)
     channel: str = "*"
     kind: str | None = None
     why: str = Field(default="by hand", min_length=1, max_length=500)
@@ -170,9 +189,10 @@ def router(context: Context, adapters: Mapping[str, type[Adapter]], subscription
 
 def _channels(routes: APIRouter, context: Context, adapters: Mapping[str, type[Adapter]]) -> None:
     def out(row: asyncpg.Record) -> ChannelOut:
-        found = serving(dict(adapters), row["name"], row["adapter"], context.settings)
+        found = serving(adapters, row["name"], row["adapter"], context.settings, row["told"])
         figures: dict[str, Any] = {name: share(row[name]) for name in ("reach", "act", "lost")}
-        same = {name: row[name] for name in ("name", "adapter", "enabled", "quiet", "caps", "budget", "settings")}
+        names = ("name", "adapter", "enabled", "quiet", "caps", "budget", "countries", "settings")
+        same = {name: row[name] for name in names}
         same |= {"version": row["version"], "updated_at": row["updated_at"], "unit_cost": amount(row["unit_cost"])}
         return ChannelOut(**same, **figures, serves=found.name if found else None)
 
@@ -194,13 +214,12 @@ def _channels(routes: APIRouter, context: Context, adapters: Mapping[str, type[A
     )
     async def change(channel: str, body: ChannelChange, principal: Marketing) -> ChannelOut:
         """Decisions from now on are made by it; those that were made keep the figures they saw."""
-        adapter = adapters.get(body.adapter) if body.adapter else None
-        if body.adapter and (adapter is None or adapter.channel != channel or not adapter.usable(context.settings)):
-            known = sorted(a.name for a in adapters.values() if a.channel == channel and a.usable(context.settings))
-            detail = f"is no adapter that can serve {channel} here; there are {', '.join(known)}"
-            raise Problem(422, "No such adapter", errors=[field_error(["adapter"], detail)])
         now = context.clock.now()
         changes = {name: getattr(body, name) for name in body.model_fields_set}
+        if body.budget is not None:
+            changes["budget"] = body.budget.model_dump(mode="json", exclude_none=True)
+        if body.countries is not None:
+            changes["countries"] = sorted(set(body.countries))
         if body.caps is not None:
             changes["caps"] = [{**cap.model_dump(), "channel": channel} for cap in body.caps]
         nullable = {"adapter", "quiet"}
@@ -209,6 +228,11 @@ def _channels(routes: APIRouter, context: Context, adapters: Mapping[str, type[A
             before = await catalogue.read_channel(tx, channel, lock=True)
             if before is None:
                 raise not_found("channel", channel)
+            known = ready(adapters, channel, context.settings, before["told"])
+            if body.adapter and body.adapter not in (one.name for one in known):
+                names = ", ".join(sorted(one.name for one in known))
+                detail = f"is no adapter that can serve {channel} now; there are {names}"
+                raise Problem(422, "No such adapter", errors=[field_error(["adapter"], detail)])
             await catalogue.write_channel(tx, channel, {**dict(before), **changes}, now)
             after = await catalogue.read_channel(tx, channel)
             assert after is not None
@@ -266,15 +290,27 @@ def _switches(routes: APIRouter, context: Context) -> None:
 
     @routes.post("/v1/switches/release", tags=["channels"], summary="Go on after a hold")
     async def release(principal: Admin) -> Switches:
+        """After a restore: marketing that may have been sent since the backup is withheld with the reason *restored*, what
+        the bus proves to have been sent counts as sent; the change log says how many. Answers 409 as long as what the bus
+        still holds of that time is not applied."""
         return await _held(False, principal)
 
     async def _held(held: bool, principal: Any) -> Switches:
         now = context.clock.now()
         async with context.database.transaction() as tx:
+            settled = None
+            if not held and (gap := await read_gap(tx)) is not None and gap.held:
+                if not gap.applied:
+                    raise Problem(
+                        409,
+                        "Not yet",
+                        "What the bus holds of the time since the backup is still being applied; try again in some seconds.",
+                        headers={"Retry-After": "5"},
+                    )
+                settled = msgspec.to_builtins(await reconcile(tx, gap, None, now))
             await catalogue.set_held(tx, held)
-            await log_change(
-                tx, principal, "dispatch.hold" if held else "dispatch.release", "dispatch", None, None, now
-            )
+            action = "dispatch.hold" if held else "dispatch.release"
+            await log_change(tx, principal, action, "dispatch", None, settled, now)
         context.wake.signal(DISPATCH_DUE)
         return await state()
 

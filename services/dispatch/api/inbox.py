@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 
 from services.dispatch.api.common import cursor_of, read_cursor
 from services.dispatch.channels.base import Adapter
+from services.dispatch.channels.registry import side_by_side
 from services.dispatch.inbox_page import HEADERS, LETTER_HEADERS, letter_page, list_page, message_page
 from services.dispatch.links import Signer
 from services.dispatch.store import catalogue, reading
@@ -78,14 +79,11 @@ class _Door:
     """Who may look."""
 
     def __init__(self, context: Context, adapters: Mapping[str, type[Adapter]], inboxes: Sequence[str]) -> None:
-        self._context, self._inboxes = context, inboxes
-        self._leaving = any(
-            a.leaves_machine and a.preference > 0 and a.usable(context.settings) for a in adapters.values()
-        )
+        self._context, self._inboxes, self._kinds = context, inboxes, adapters
 
     async def check(self, request: Request) -> None:
         """Raises a 401 for whoever may not."""
-        if self._is_here(request) and not self._leaving and not await self._configured():
+        if self._is_here(request) and not await self._leaving():
             return
         header = request.headers.get("authorization")
         if header and header.lower().startswith("basic "):
@@ -99,9 +97,17 @@ class _Door:
                 headers={"WWW-Authenticate": 'Basic realm="Dripline inbox", charset="UTF-8"'},
             )
 
-    async def _configured(self) -> bool:
+    async def _leaving(self) -> bool:
+        """Whether messages of any channel leave the machine, or would if its adapter were ready."""
         async with self._context.database.connection() as connection:
-            return await catalogue.any_channel_configured(connection, self._inboxes)
+            rows = await catalogue.list_channels(connection)
+        for row in rows:
+            if row["adapter"] is not None and row["adapter"] not in self._inboxes:
+                return True
+            serves = side_by_side(self._kinds, row["name"], row["adapter"], self._context.settings, row["told"])
+            if any(kind.leaves_machine for kind in serves):
+                return True
+        return False
 
     @staticmethod
     def _is_here(request: Request) -> bool:

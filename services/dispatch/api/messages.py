@@ -52,7 +52,8 @@ class AlternativeOut(BaseModel):
 
 
 class MessageOut(BaseModel):
-    """A message's life in dispatch. Money is in the shop's currency. `html` is left out of lists."""
+    """A message's life in dispatch. Money is in the shop's currency. `html` is left out of lists. `delivery`: what the
+    provider told after it was sent: delivered, failed, bounced."""
 
     id: UUID
     run: UUID
@@ -85,16 +86,20 @@ class MessageOut(BaseModel):
     valid_until: datetime | None
     updated_at: datetime
     sent_at: datetime | None
+    delivery: str | None
+    delivered_at: datetime | None
 
 
 class AttemptOut(BaseModel):
-    """One try over one channel. `outcome` is null while the provider is being called."""
+    """One try over one channel. `outcome` is null while the provider is being called. `cost`: the price that was expected;
+    `charged`: what the provider says, null if it says nothing."""
 
     number: int
     channel: str
     adapter: str
     at: datetime
     cost: float
+    charged: float | None
     outcome: str | None
     detail: str | None
     ended_at: datetime | None
@@ -197,7 +202,7 @@ def _out(
 ) -> MessageOut:
     same = ("id", "run", "kind", "purpose", "topic", "step", "template", "template_version", "profile", "ghost", "state",
             "channel", "adapter", "address", "subject", "units", "attempts", "created_at", "decided_at", "due_at",
-            "valid_until", "updated_at", "sent_at")  # fmt: skip
+            "valid_until", "updated_at", "sent_at", "delivery", "delivered_at")  # fmt: skip
     sent = row["body"] is not None
     return MessageOut(
         **{name: row[name] for name in same},
@@ -228,7 +233,7 @@ def _alternative(one: asyncpg.Record, message: asyncpg.Record) -> AlternativeOut
 
 
 def _attempt(one: asyncpg.Record) -> AttemptOut:
-    return AttemptOut(**{**dict(one), "cost": amount(one["cost"])})
+    return AttemptOut(**{**dict(one), "cost": amount(one["cost"]), "charged": amount(one["charged"])})
 
 
 def _decision(one: asyncpg.Record) -> DecisionOut:

@@ -15,9 +15,10 @@ A file declares `ADAPTER = <class>`; the registry finds it. `docs/ADDING.md` sho
 from __future__ import annotations
 
 import secrets
+import ssl
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -32,6 +33,7 @@ from services.dispatch.inputs import Cap
 from services.dispatch.rendered import Rendered
 from shared.clock import Clock, SystemClock
 from shared.ids import RandomBits
+from shared.outside import Client, client
 from shared.settings import Settings
 
 Outcome = Literal["sent", "retry", "bounced", "failed", "unknown"]
@@ -57,12 +59,17 @@ class Price(msgspec.Struct, frozen=True):
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of an exchange. `detail`: the provider's answer in a line, without personal data. `charged`: what the
-    provider says it costs, None if it says nothing (the price then counts)."""
+    provider says it costs, None if it says nothing (the price then counts). `retry_after`: with *retry*, how long the
+    provider asks to be left alone; nothing more is sent through the adapter until then, and nothing is held against it.
+    `for_one`: a *retry* that concerns this address alone (a phone that got too many, one push service of many); the
+    adapter goes on."""
 
     outcome: Outcome
     detail: str = ""
     provider_id: str = ""
     charged: Decimal | None = None
+    retry_after: timedelta | None = None
+    for_one: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -147,6 +154,8 @@ class Exchange:
     settings: Any = None
     # Of earlier attempts, what the provider called them: for `ask`.
     provider_id: str = ""
+    # Until when the message is good: how long a provider may keep it for a device that is off. Business time.
+    valid_until: datetime | None = None
 
     def check_start(self) -> None:
         """To be called immediately before the exchange opens. Raises TooLate."""
@@ -156,16 +165,23 @@ class Exchange:
 @dataclass(frozen=True)
 class World:
     """What an adapter may use of the process it runs in. `clock`: business time, for what a protocol signs; `bits`: chance.
-    `origin`: the address at which providers reach `/webhooks/…`."""
+    `origin`: the address at which providers reach `/webhooks/…`. `tell(adapter, reports)`: for reports that come over a
+    connection of the adapter's own, not by a call; when it has returned they are stored, as those of a call are."""
 
     settings: Settings
     inbox: Path
     clock: Clock = field(default_factory=SystemClock)
     bits: RandomBits = secrets.randbits
+    tell: Callable[[str, Sequence[Report]], Awaitable[None]] | None = None
 
     @property
     def origin(self) -> str:
         return self.settings.origin
+
+    def http(self, *, http2: bool = False, http1: bool = True, verify: ssl.SSLContext | None = None) -> Client:
+        """A client of outgoing HTTP that reaches public addresses, and what OUTSIDE_ALLOW names (`shared.outside` has its
+        errors). To be made once, kept, and closed in the adapter's `close`."""
+        return client(self.settings.outside_allow, http2=http2, http1=http1, verify=verify)
 
 
 @dataclass(frozen=True)
@@ -216,7 +232,19 @@ class Adapter(ABC):
 
     @classmethod
     def usable(cls, settings: Settings) -> bool:
-        """Whether the deployment's settings hold what it needs."""
+        """Whether this deployment holds what it needs besides what it is told by API: a setting, a library."""
+        return True
+
+    @classmethod
+    def serves_untold(cls, settings: Settings) -> bool:
+        """Whether it serves although it was told nothing by API: with settings of its own only where the deployment's
+        stand in for them."""
+        return cls.settings_type is None
+
+    @classmethod
+    def accepts(cls, address: str) -> bool:
+        """Whether this address is one of its provider's. Of a channel's adapters that serve side by side (three push
+        services) each takes what it accepts."""
         return True
 
     @classmethod
@@ -231,6 +259,15 @@ class Adapter(ABC):
     async def ask(self, exchange: Exchange) -> Result | None:
         """What became of an earlier attempt whose outcome is not known; None if the provider cannot be asked."""
         return None
+
+    async def follow(self, exchange: Exchange) -> list[Report]:
+        """What became of a message that was taken (`exchange.provider_id`) and of which no report came. It is asked a few
+        times within a day; a report that comes after all must have the same `id`."""
+        return []
+
+    async def attend(self, settings: Any) -> None:  # noqa: B027 - most adapters wait for nothing
+        """Called every few seconds while the adapter is told `settings`: what must stand although nothing is sent (a
+        session over which receipts come, told by `World.tell`) is put up here. Errors are logged; it is called again."""
 
     async def receive(self, call: Call) -> Received:
         """Reads a provider's call. Raises Forged, Unreadable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -19,15 +20,20 @@ class Unsendable(ValueError):
     """The address or the subject cannot stand in a mail; the text says which, without quoting it."""
 
 
-def letter(exchange: Exchange) -> bytes:
+# What may be typed into 7 bits is: a relay that has to rewrite a letter breaks its signature.
+_POLICY, _POLICY_UTF8 = SMTP.clone(cte_type="7bit"), SMTPUTF8.clone(cte_type="7bit")
+
+
+def letter(exchange: Exchange, more: Mapping[str, str] | None = None) -> bytes:
     """The e-mail of an exchange. The Message-ID derives from the message, so that receivers recognise a repeat.
 
     Marketing mail carries RFC 8058's one-click unsubscribing. Header values cannot break out of their line: the
     library refuses line breaks, and an address is taken as one address or not at all.
 
+    :param more: further headers, of our own making
     :raises Unsendable: the address or the subject is impossible
     """
-    mail = EmailMessage(policy=SMTP if exchange.address.isascii() else SMTPUTF8)
+    mail = EmailMessage(policy=_POLICY if exchange.address.isascii() else _POLICY_UTF8)
     name, address = exchange.sender
     mail["From"] = Address(display_name=name, addr_spec=address)
     if not _ONE_ADDRESS.fullmatch(exchange.address):
@@ -44,10 +50,14 @@ def letter(exchange: Exchange) -> bytes:
         mail["List-Unsubscribe"] = f"<{unsubscribe}>"
         mail["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     mail["Auto-Submitted"] = "auto-generated"
+    for header, value in (more or {}).items():
+        mail[header] = value
     mail.set_content(exchange.rendered.text)
     if exchange.rendered.html:
         mail.add_alternative(exchange.rendered.html, subtype="html")
-    return mail.as_bytes()
+    head, empty_line, body = mail.as_bytes().partition(b"\r\n\r\n")
+    # The library begins a long value on a line of its own: allowed, and not understood by everybody who looks for a link.
+    return head.replace(b"List-Unsubscribe:\r\n <", b"List-Unsubscribe: <") + empty_line + body
 
 
 def message_id(exchange: Exchange) -> str:

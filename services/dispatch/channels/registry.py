@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -45,14 +45,49 @@ def consents(adapters: dict[str, type[Adapter]]) -> dict[str, str]:
     return {channel: row.consent or channel for channel, row in defaults(adapters).items()}
 
 
+def can_serve(kind: type[Adapter], settings: Settings, told: Collection[str]) -> bool:
+    """Whether the adapter has what it needs. `told`: the adapters that were told their settings by API."""
+    return kind.usable(settings) and (kind.name in told or kind.serves_untold(settings))
+
+
+def ready(
+    adapters: Mapping[str, type[Adapter]], channel: str, settings: Settings, told: Collection[str]
+) -> list[type[Adapter]]:
+    """The adapters of the channel that have what they need."""
+    return [kind for kind in adapters.values() if kind.channel == channel and can_serve(kind, settings, told)]
+
+
+def side_by_side(
+    adapters: Mapping[str, type[Adapter]], channel: str, wanted: str | None, settings: Settings, told: Collection[str]
+) -> list[type[Adapter]]:
+    """The adapters of a channel, the most preferred first; each takes the addresses that it accepts. The one that the
+    channel's row names serves alone. As soon as one of them leaves the machine the inbox takes nothing any more: a message
+    whose address nobody accepts must not look sent."""
+    usable = ready(adapters, channel, settings, told)
+    if wanted is not None:
+        return [kind for kind in usable if kind.name == wanted]
+    leaving = any(kind.leaves_machine for kind in usable)
+    return sorted(
+        (kind for kind in usable if kind.leaves_machine == leaving),
+        key=lambda kind: (kind.preference, kind.name),
+        reverse=True,
+    )
+
+
 def serving(
-    adapters: dict[str, type[Adapter]], channel: str, wanted: str | None, settings: Settings
+    adapters: Mapping[str, type[Adapter]],
+    channel: str,
+    wanted: str | None,
+    settings: Settings,
+    told: Collection[str] = (),
 ) -> type[Adapter] | None:
     """The adapter of a channel: the one its row names, else the usable one that is preferred most; None if there is none."""
-    usable = [a for a in adapters.values() if a.channel == channel and a.usable(settings)]
-    if wanted is not None:
-        return next((a for a in usable if a.name == wanted), None)
-    return max(usable, key=lambda a: (a.preference, a.name), default=None)
+    return next(iter(side_by_side(adapters, channel, wanted, settings, told)), None)
+
+
+def taking(candidates: Iterable[type[Adapter]], address: str) -> type[Adapter] | None:
+    """The first of them that accepts the address."""
+    return next((kind for kind in candidates if kind.accepts(address)), None)
 
 
 def _modules(folders: Iterable[Path]) -> Iterable[ModuleType]:

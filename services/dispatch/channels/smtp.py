@@ -1,40 +1,72 @@
-"""E-mail by SMTP, on kept connections. A 250 to the end of DATA means *sent*; *delivered* is another matter."""
+"""E-mail by SMTP, on kept connections. A 250 to the end of DATA means *sent*; *delivered* is what a report says.
+
+When the line goes dead in DATA nobody knows whether the server has the letter, and it cannot be asked: *unknown*, and
+neither `repeatable` nor `ask`. A repeat carries the same Message-ID, which receivers may or may not heed.
+
+Settings by API (`SmtpSettings`), or SMTP_URL alone: then letters are not signed and nothing is read back.
+"""
 
 from __future__ import annotations
 
-import re
+import asyncio
+import dataclasses
+import hmac
+from dataclasses import dataclass
 from datetime import timedelta
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from aiosmtplib import (
-    SMTP,
-    SMTPException,
-    SMTPRecipientRefused,
-    SMTPResponseException,
-    SMTPServerDisconnected,
+import structlog
+from aiosmtplib import SMTP, SMTPException, SMTPRecipientRefused, SMTPResponseException, SMTPServerDisconnected
+
+from services.dispatch.channels import bounces, maildir
+from services.dispatch.channels.base import (
+    Adapter,
+    Call,
+    Exchange,
+    Forged,
+    Received,
+    Result,
+    TooLate,
+    Unreadable,
+    World,
 )
-
-from services.dispatch.channels.base import Adapter, Exchange, Result, TooLate, World
+from services.dispatch.channels.dkim_signing import Signing, sign
 from services.dispatch.channels.mime import Unsendable, letter
+from services.dispatch.channels.return_path import ReturnPath
+from services.dispatch.channels.smtp_lines import COMMAND_SECONDS, CONNECT_SECONDS, CannotConnect, Lines
+from services.dispatch.channels.smtp_settings import Server, SmtpSettings, server_at, server_of
 from shared.settings import Settings
 
-CONNECT_SECONDS = 5.0
-COMMAND_SECONDS = 5.0
-DATA_SECONDS = 20.0
+log = structlog.get_logger(__name__)
 
-# Enhanced codes (RFC 3463) and plain ones that speak of the recipient, not of the message or of us.
-_NO_SUCH_ADDRESS = re.compile(r"\b5\.(?:1\.[0-9]+|2\.1)\b")
-_NO_SUCH_ADDRESS_PLAIN = (550, 551, 553)
-_ENHANCED = re.compile(r"\b[245]\.\d{1,3}\.\d{1,3}\b")
+DATA_SECONDS = 20.0
+MAILS_A_ROUND = 200
+# A letter of this many characters takes milliseconds to write and to sign; longer ones are not written on the loop.
+_LONG = 20_000
+
+
+@dataclass(frozen=True)
+class Posting:
+    """A letter as it leaves: over which server, from and to whom the envelope says, with which content. `envelope_id`:
+    asks for delivery reports under this name, where the server can."""
+
+    server: Server
+    sender: str
+    recipient: str
+    content: bytes
+    envelope_id: str = ""
 
 
 class Smtp(Adapter):
-    """The channel email over SMTP_URL."""
+    """The channel email over a mail server."""
 
     name = "smtp"
     channel = "email"
     address_kind = "email"
     part = "email"
+    settings_type = SmtpSettings
     # From the start of the exchange; `start by` is checked again before DATA, which has 20 s.
     timeout = timedelta(seconds=CONNECT_SECONDS + 4 * COMMAND_SECONDS + DATA_SECONDS)
     repeatable = False
@@ -43,66 +75,118 @@ class Smtp(Adapter):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._idle: list[SMTP] = []
+        self._lines = Lines(world.settings.outside_allow, self.sessions, _host_name(world.origin))
 
     @classmethod
-    def usable(cls, settings: Settings) -> bool:
+    def serves_untold(cls, settings: Settings) -> bool:
         return settings.smtp_url is not None
 
     async def send(self, exchange: Exchange) -> Result:
         try:
-            content = letter(exchange)
+            if len(exchange.rendered.text) + len(exchange.rendered.html) > _LONG:
+                posting = await asyncio.to_thread(self._posting, exchange)
+            else:
+                posting = self._posting(exchange)
         except Unsendable as problem:
             return Result("failed", str(problem))
         exchange.check_start()
         try:
-            client = await self._envelope(exchange)
+            client = await self._envelope(posting)
+        except CannotConnect as problem:
+            return Result("retry", str(problem))
         except (SMTPRecipientRefused, SMTPResponseException) as refusal:
             return _refused(refusal, recipient=isinstance(refusal, SMTPRecipientRefused))
         except (SMTPException, OSError, TimeoutError) as problem:
             # Nothing of the letter has been said yet.
             return Result("retry", f"the server cannot be reached: {type(problem).__name__}")
-        return await self._content(client, exchange, content)
+        return await self._content(client, exchange, posting)
 
-    async def _envelope(self, exchange: Exchange) -> SMTP:
-        """MAIL and RCPT on a kept connection, or on a new one if that has died meanwhile."""
-        while self._idle:
-            client = self._idle.pop()
+    async def receive(self, call: Call) -> Received:
+        """A raw mail that came to the return path, as a mail server pipes it; `?recipient=` may say to whom."""
+        settings = call.settings
+        if not isinstance(settings, SmtpSettings) or settings.bounce_key is None:
+            raise Forged("no bounce_key is set: nothing is read back")
+        key = settings.bounce_key.get_secret_value()
+        shown = call.headers.get("authorization", "")
+        if not hmac.compare_digest(shown.encode(), f"Bearer {key}".encode()):
+            raise Forged("the header Authorization does not show the bounce_key")
+        paths = ReturnPath(settings.return_path, key)
+        return Received(bounces.read(call.body, call.query.get("recipient", ""), paths, call.at))
+
+    async def attend(self, settings: Any) -> None:
+        """Reads what lies in the `bounce_folder`. A mail is put away after its reports are stored; what is read twice,
+        here or by a neighbour, is told under the same ids."""
+        if not isinstance(settings, SmtpSettings) or not settings.bounce_folder or self.world.tell is None:
+            return
+        assert settings.bounce_key is not None
+        paths = ReturnPath(settings.return_path, settings.bounce_key.get_secret_value())
+        for mail in await asyncio.to_thread(maildir.waiting, Path(settings.bounce_folder), MAILS_A_ROUND):
+            raw = await asyncio.to_thread(maildir.content, mail)
+            if raw is None:
+                continue
             try:
-                return await self._introduce(client, exchange)
+                reports = await asyncio.to_thread(bounces.read, raw, "", paths, self.world.clock.now())
+            except (Forged, Unreadable) as problem:
+                log.warning("bounce.not_believed", problem=str(problem))
+                reports = []
+            if reports:
+                await self.world.tell(self.name, reports)
+            await asyncio.to_thread(maildir.put_away, mail)
+
+    def _posting(self, exchange: Exchange) -> Posting:
+        """:raises Unsendable: see `mime.letter`"""
+        settings = exchange.settings
+        if settings is None:
+            url = self.world.settings.smtp_url
+            assert url is not None, "an adapter serves once it was told its settings, or SMTP_URL is set"
+            server = server_at(url.get_secret_value())
+            return Posting(server, exchange.sender[1], exchange.address, letter(exchange))
+        assert isinstance(settings, SmtpSettings)
+        return posting_of(settings, exchange)
+
+    async def _envelope(self, posting: Posting) -> SMTP:
+        """MAIL and RCPT on a kept connection, or on a new one if that has died meanwhile."""
+        while True:
+            client, kept = await self._lines.take(posting.server)
+            try:
+                return await self._introduce(client, posting)
             except (SMTPServerDisconnected, OSError, TimeoutError):
                 client.close()
-            except SMTPResponseException as refusal:
-                if refusal.code != 421:  # "closing": what a server says to a connection that was idle for long
+                if not kept:
                     raise
-                client.close()
-        return await self._introduce(await self._connect(), exchange)
+            except SMTPResponseException as refusal:
+                # 421, "closing": what a server says to a connection that was idle for long.
+                if not kept or refusal.code != 421:
+                    raise
 
-    async def _introduce(self, client: SMTP, exchange: Exchange) -> SMTP:
-        options, encoding = [], "ascii"
-        if not exchange.address.isascii():
-            options, encoding = ["SMTPUTF8"], "utf-8"
+    async def _introduce(self, client: SMTP, posting: Posting) -> SMTP:
+        mail_options, rcpt_options, encoding = [], [], "ascii"
+        if not posting.recipient.isascii():
+            mail_options, encoding = ["SMTPUTF8"], "utf-8"
         try:
-            await client.mail(exchange.sender[1], options=options, encoding=encoding, timeout=COMMAND_SECONDS)
-            await client.rcpt(exchange.address, encoding=encoding, timeout=COMMAND_SECONDS)
+            if posting.envelope_id and await _can_report(client):
+                mail_options += ["RET=HDRS", f"ENVID={posting.envelope_id}"]
+                rcpt_options += ["NOTIFY=SUCCESS,FAILURE"]
+            await client.mail(posting.sender, options=mail_options, encoding=encoding, timeout=COMMAND_SECONDS)
+            await client.rcpt(posting.recipient, options=rcpt_options, encoding=encoding, timeout=COMMAND_SECONDS)
         except SMTPResponseException as refusal:
-            await self._keep(client, reset=refusal.code != 421)
+            await self._keep(posting, client, refusal)
             raise
         except BaseException:
             client.close()
             raise
         return client
 
-    async def _content(self, client: SMTP, exchange: Exchange, content: bytes) -> Result:
+    async def _content(self, client: SMTP, exchange: Exchange, posting: Posting) -> Result:
         try:
             exchange.check_start()
         except TooLate:
-            await self._keep(client, reset=True)
+            await self._lines.keep(posting.server, client, reset=True)
             raise
         try:
-            answer = await client.data(content, timeout=DATA_SECONDS)
+            answer = await client.data(posting.content, timeout=DATA_SECONDS)
         except SMTPResponseException as refusal:
-            await self._keep(client, reset=refusal.code != 421)
+            await self._keep(posting, client, refusal)
             return _refused(refusal, recipient=False)
         except (SMTPException, OSError, TimeoutError) as problem:
             client.close()
@@ -110,60 +194,61 @@ class Smtp(Adapter):
         except BaseException:
             client.close()
             raise
-        await self._keep(client)
-        return Result("sent", f"{answer.code} {_enhanced(answer.message)}".strip())
+        await self._lines.keep(posting.server, client)
+        return Result("sent", f"{answer.code} {bounces.enhanced_code(answer.message)}".strip())
 
-    async def _connect(self) -> SMTP:
-        secret = self.world.settings.smtp_url
-        assert secret is not None
-        url = urlsplit(secret.get_secret_value())
-        client = SMTP(
-            hostname=url.hostname,
-            port=url.port,
-            username=unquote(url.username) if url.username else None,
-            password=unquote(url.password) if url.password else None,
-            use_tls=url.scheme == "smtps",
-            start_tls=True if url.scheme == "smtp+starttls" else None if url.scheme == "smtp" else False,
-            timeout=CONNECT_SECONDS,
-        )
-        await client.connect()
-        return client
-
-    async def _keep(self, client: SMTP, *, reset: bool = False) -> None:
-        """Keeps the connection for the next letter, if it still answers."""
-        try:
-            if reset:
-                await client.rset(timeout=COMMAND_SECONDS)
-            if client.is_connected and len(self._idle) < self.sessions:
-                self._idle.append(client)
-                return
-        except (SMTPException, OSError, TimeoutError):
-            pass  # it is closed below, and the next letter takes another one
-        client.close()
+    async def _keep(self, posting: Posting, client: SMTP, refusal: SMTPResponseException) -> None:
+        if refusal.code == 421:
+            client.close()
+        else:
+            await self._lines.keep(posting.server, client, reset=True)
 
     async def close(self) -> None:
-        while self._idle:
-            client = self._idle.pop()
-            try:
-                await client.quit(timeout=1)
-            except (SMTPException, OSError, TimeoutError):
-                client.close()
+        await self._lines.close()
+
+
+def posting_of(settings: SmtpSettings, exchange: Exchange) -> Posting:
+    """The letter as the settings say, signed.
+
+    :raises Unsendable: see `mime.letter`
+    """
+    if settings.sender:
+        exchange = dataclasses.replace(exchange, sender=(exchange.sender[0], settings.sender))
+    sender, headers, envelope_id = exchange.sender[1], {}, ""
+    if settings.bounce_key is not None:
+        paths = ReturnPath(settings.return_path, settings.bounce_key.get_secret_value())
+        sender, token = paths.address(exchange.message), paths.token(exchange.message)
+        # RFC 9477: whoever offers his users a complaint button may send the complaint here.
+        headers = {"CFBL-Address": f"{settings.return_path}; report=arf", "CFBL-Feedback-ID": token}
+        envelope_id = token if settings.delivery_reports else ""
+    content = letter(exchange, headers)
+    if settings.dkim_key is not None:
+        domain = settings.dkim_domain or exchange.sender[1].rpartition("@")[2]
+        signing = Signing(domain, settings.dkim_selector, settings.dkim_key.get_secret_value())
+        content = sign(content, signing, exchange.at)
+    return Posting(server_of(settings), sender, exchange.address, content, envelope_id)
+
+
+def _host_name(origin: str) -> str | None:
+    """The name under which the world knows this deployment; None if it is but a machine's address."""
+    host = urlsplit(origin).hostname or ""
+    return host if "." in host and host.rpartition(".")[2].isalpha() else None
+
+
+async def _can_report(client: SMTP) -> bool:
+    if not client.is_ehlo_or_helo_needed:
+        return client.supports_extension("dsn")
+    await client.ehlo(timeout=COMMAND_SECONDS)
+    return client.supports_extension("dsn")
 
 
 def _refused(refusal: SMTPResponseException, *, recipient: bool) -> Result:
     """4xx: later. 5xx: for good, and of RCPT's those that say the address does not exist."""
-    detail = f"{refusal.code} {_enhanced(refusal.message)}".strip()
+    detail = f"{refusal.code} {bounces.enhanced_code(refusal.message)}".strip()
     if 400 <= refusal.code < 500 or refusal.code < 0:
         return Result("retry", detail)
-    enhanced = _ENHANCED.search(refusal.message)
-    no_such = _NO_SUCH_ADDRESS.search(refusal.message) if enhanced else refusal.code in _NO_SUCH_ADDRESS_PLAIN
-    return Result("bounced" if recipient and no_such else "failed", detail)
-
-
-def _enhanced(message: str) -> str:
-    """The enhanced status code alone: servers quote addresses in the rest."""
-    found = _ENHANCED.search(message)
-    return found.group(0) if found else ""
+    no_such = recipient and bounces.no_such_address(refusal.code, refusal.message)
+    return Result("bounced" if no_such else "failed", detail)
 
 
 ADAPTER = Smtp

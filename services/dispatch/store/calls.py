@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -43,9 +43,10 @@ class Chosen(msgspec.Struct, frozen=True):
     attempts: int
     repeats: int
     valid_until: datetime
+    provider_id: str = ""
 
 
-_COLUMNS = """m.id, m.run, m.rule, m.rule_name, m.kind, m.topic, m.purpose, m.step, m.template, m.origin, m.hops, m.channel,
+COLUMNS = """m.id, m.run, m.rule, m.rule_name, m.kind, m.topic, m.purpose, m.step, m.template, m.origin, m.hops, m.channel,
     m.adapter, m.address, m.address_node, m.subject, m.body, m.html, m.urls, m.cost, m.attempts, m.repeats, m.valid_until"""
 
 
@@ -66,19 +67,28 @@ class Answered(msgspec.Struct, frozen=True):
     charged: Decimal | None = None
 
 
-async def lock_chosen(tx: Tx, free: Mapping[str, int]) -> list[Chosen]:
-    """Locks messages whose call may start, at most `free` of each adapter, passing by those somebody else holds."""
+async def lock_chosen(tx: Tx, free: Mapping[str, int], now: datetime, doubtful_from: int) -> list[Chosen]:
+    """Locks messages whose call may start, at most `free` of each adapter, passing by those somebody else holds; what
+    people wait for goes first. Of a paused adapter none; of one with `doubtful_from` failures or more one, if none of it
+    is being called."""
     rows = await tx.fetch(
         f"""
-        SELECT {_COLUMNS}
-        FROM unnest($1::text[], $2::int[]) AS f(name, free), LATERAL (
+        SELECT {COLUMNS}
+        FROM unnest($1::text[], $2::int[]) AS f(name, free)
+        LEFT JOIN dispatch.pause p ON p.adapter = f.name
+        CROSS JOIN LATERAL (
             SELECT * FROM dispatch.message
             WHERE state = 'claimed' AND chosen_at IS NOT NULL AND adapter = f.name AND lease_until > clock_timestamp()
-            ORDER BY chosen_at LIMIT f.free FOR UPDATE SKIP LOCKED
+            ORDER BY kind = 'marketing', chosen_at
+            LIMIT CASE WHEN p.failures >= $4 THEN 1 ELSE f.free END FOR UPDATE SKIP LOCKED
         ) m
+        WHERE (p.until IS NULL OR p.until <= $3) AND NOT (coalesce(p.failures, 0) >= $4 AND EXISTS (
+            SELECT 1 FROM dispatch.message c WHERE c.state = 'calling' AND c.adapter = f.name))
         """,
         list(free),
         list(free.values()),
+        now,
+        doubtful_from,
     )
     return [Chosen(**dict(row)) for row in rows]
 
@@ -133,6 +143,13 @@ async def withhold(tx: Tx, withheld: Sequence[tuple[UUID, str, str]], now: datet
     )
 
 
+async def lock_messages(tx: Tx, messages: Sequence[UUID]) -> None:
+    """Locks the rows, in the order of their ids."""
+    await tx.execute(
+        "SELECT id FROM dispatch.message WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE", list(messages)
+    )
+
+
 async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> list[Chosen]:
     """Writes what came of attempts; returns the messages that it changed. An answer that comes after the call was given
     up as unknown still counts, unless another attempt began meanwhile."""
@@ -145,8 +162,8 @@ async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> 
                                  $8::text[], $9::timestamptz[], $10::text[], $11::bool[], $12::numeric[])
                 AS a(message, number, outcome, state, detail, provider_id, code, reason, due_at, pinned, repeat, charged)
         ), ended AS (
-            UPDATE dispatch.attempt t SET outcome = a.outcome, detail = a.detail, provider_id = a.provider_id,
-                ended_at = $13::timestamptz
+            UPDATE dispatch.attempt t SET outcome = a.outcome, detail = a.detail, charged = a.charged,
+                provider_id = coalesce(nullif(a.provider_id, ''), t.provider_id), ended_at = $13::timestamptz
             FROM answered a
             WHERE t.message = a.message AND t.number = a.number AND (t.outcome IS NULL OR t.outcome = 'unknown')
         )
@@ -159,7 +176,7 @@ async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> 
         WHERE m.id = a.message AND m.attempts = a.number
           AND (m.state = 'calling' OR (m.state = 'unknown' OR m.state = 'queued' AND m.pinned IS NOT NULL)
                AND a.outcome NOT IN ('unknown', 'late'))
-        RETURNING {_COLUMNS}
+        RETURNING {COLUMNS}
         """,
         *columns,
         now,
@@ -175,26 +192,6 @@ def _answer_columns(answered: Sequence[Answered]) -> list[list[Any]]:
     return [[getattr(one, name) for one in answered] for name in names]
 
 
-async def charge(tx: Tx, charges: Sequence[tuple[Chosen, int, Decimal]], now: datetime) -> None:
-    """(message, attempt's number, amount): what providers took; once an attempt."""
-    await tx.execute(
-        """
-        INSERT INTO dispatch.charge (message, number, channel, adapter, rule, amount, at)
-        SELECT message, number, channel, adapter, rule, amount, $7
-        FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::uuid[], $6::numeric[])
-             AS c(message, number, channel, adapter, rule, amount)
-        ON CONFLICT (message, number) DO NOTHING
-        """,
-        [one.id for one, _, _ in charges],
-        [number for _, number, _ in charges],
-        [one.channel for one, _, _ in charges],
-        [one.adapter for one, _, _ in charges],
-        [one.rule for one, _, _ in charges],
-        [amount for _, _, amount in charges],
-        now,
-    )
-
-
 async def uncount(tx: Tx, messages: Sequence[Chosen]) -> None:
     """These did not reach anybody: they no longer count against caps."""
     await tx.execute(
@@ -205,12 +202,21 @@ async def uncount(tx: Tx, messages: Sequence[Chosen]) -> None:
     )
 
 
-async def silent_calls(tx: Tx, limit: int) -> list[Chosen]:
-    """Calls that did not tell what came of them in their time: their process has died, or could not write."""
+async def silent_calls(tx: Tx, limit: int, settling: Collection[str]) -> list[Chosen]:
+    """Calls that did not tell what came of them in their time: their process has died, or could not write. Those of
+    `settling` adapters are being asked about already. With what the provider called earlier attempts."""
     rows = await tx.fetch(
-        f"SELECT {_COLUMNS} FROM dispatch.message m WHERE state = 'calling' AND call_until < clock_timestamp() "
-        "ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED",
+        f"""
+        SELECT {COLUMNS}, coalesce((
+            SELECT a.provider_id FROM dispatch.attempt a
+            WHERE a.message = m.id AND a.adapter = m.adapter AND a.provider_id <> '' ORDER BY a.number DESC LIMIT 1
+        ), '') AS provider_id
+        FROM dispatch.message m
+        WHERE state = 'calling' AND call_until < clock_timestamp() AND adapter <> ALL($2::text[])
+        ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+        """,
         limit,
+        list(settling),
     )
     return [Chosen(**dict(row)) for row in rows]
 

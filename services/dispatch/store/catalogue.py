@@ -17,7 +17,8 @@ from shared.db import Tx
 from shared.ids import RandomBits, uuid7
 
 CHANNEL_COLUMNS = (
-    "name, adapter, enabled, unit_cost, reach, act, lost, quiet, caps, budget, settings, version, updated_at"
+    "name, adapter, enabled, unit_cost, reach, act, lost, quiet, caps, budget, countries, settings, version, updated_at, "
+    "ARRAY(SELECT a.name FROM dispatch.adapter a WHERE a.channel = channel.name ORDER BY a.name) AS told"
 )
 MEAN_ORDER_EVERY = timedelta(hours=1)
 MEAN_ORDER_OVER = timedelta(days=90)
@@ -68,12 +69,12 @@ async def write_channel(tx: Tx, name: str, values: Mapping[str, Any], now: datet
     await tx.execute(
         """
         UPDATE dispatch.channel SET adapter = $2, enabled = $3, unit_cost = $4, reach = $5, act = $6, lost = $7, quiet = $8,
-            caps = $9, budget = $10, settings = $11, version = version + 1, updated_at = $12
+            caps = $9, budget = $10, countries = $11, settings = $12, version = version + 1, updated_at = $13
         WHERE name = $1
         """,
         name,
         *(values[column] for column in
-          ("adapter", "enabled", "unit_cost", "reach", "act", "lost", "quiet", "caps", "budget", "settings")),
+          ("adapter", "enabled", "unit_cost", "reach", "act", "lost", "quiet", "caps", "budget", "countries", "settings")),
         now,
     )  # fmt: skip
 
@@ -305,11 +306,3 @@ async def read_suppression(tx: Tx, identity: UUID) -> asyncpg.Record:
 async def set_held(tx: Tx, held: bool) -> None:
     """The state of the deployment after a restore: dispatch decides and sends nothing while it is held."""
     await tx.execute("UPDATE platform.deployment SET state = $1", "held" if held else "open")
-
-
-async def any_channel_configured(tx: Tx, inbox_adapters: Sequence[str]) -> bool:
-    """Whether somebody named an adapter that is none of these for any channel."""
-    return await tx.fetchval(
-        "SELECT EXISTS (SELECT 1 FROM dispatch.channel WHERE adapter IS NOT NULL AND adapter <> ALL($1::text[]))",
-        list(inbox_adapters),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,13 +21,15 @@ LEASE_SECONDS = 5.0
 
 class Due(msgspec.Struct, frozen=True):
     """A message to be decided. `pinned`: the only channel it may take; `decisions`, `attempts`: how many there were;
-    `abandoned`: an earlier claim was not finished in its time."""
+    `jams`: how often in a row the adapter that was chosen had no room; `abandoned`: an earlier claim was not finished in
+    its time."""
 
     id: UUID
     intent: Intended
     decisions: int
     attempts: int
     pinned: str | None
+    jams: int = 0
     abandoned: bool = False
 
 
@@ -50,10 +52,10 @@ async def due_messages(tx: Tx, kind: str, now: datetime, limit: int) -> list[Due
     rows = await tx.fetch(
         """
         WITH queued AS MATERIALIZED (
-            SELECT id, intent, decisions, attempts, pinned FROM dispatch.message
+            SELECT id, intent, decisions, attempts, pinned, jams FROM dispatch.message
             WHERE state = 'queued' AND kind = $1 AND due_at <= $2 ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
         ), abandoned AS MATERIALIZED (
-            SELECT id, intent, decisions, attempts, pinned FROM dispatch.message
+            SELECT id, intent, decisions, attempts, pinned, jams FROM dispatch.message
             WHERE state = 'claimed' AND kind = $1 AND lease_until < clock_timestamp() ORDER BY lease_until
             LIMIT $3 FOR UPDATE SKIP LOCKED
         )
@@ -111,13 +113,26 @@ async def still_ours(tx: Tx, claim_id: UUID, messages: Sequence[UUID]) -> set[UU
     return {row["id"] for row in rows}
 
 
-async def give_back(tx: Tx, messages: Sequence[UUID], due_at: datetime | None = None) -> None:
-    """To the queue, to be decided anew: at once, or at `due_at`."""
+async def give_back(tx: Tx, messages: Sequence[UUID]) -> None:
+    """To the queue, to be decided anew at once."""
     await tx.execute(
-        "UPDATE dispatch.message SET state = 'queued', claim = NULL, lease_until = NULL, chosen_at = NULL, "
-        "due_at = coalesce($2, due_at) WHERE id = ANY($1::uuid[]) AND state = 'claimed'",
+        "UPDATE dispatch.message SET state = 'queued', claim = NULL, lease_until = NULL, chosen_at = NULL "
+        "WHERE id = ANY($1::uuid[]) AND state = 'claimed'",
         list(messages),
-        due_at,
+    )
+
+
+async def put_off(tx: Tx, until: Mapping[UUID, datetime]) -> None:
+    """To the queue, to be decided anew at these moments: their adapter has no room for them before."""
+    ordered = sorted(until.items())
+    await tx.execute(
+        """
+        UPDATE dispatch.message m SET state = 'queued', claim = NULL, lease_until = NULL, chosen_at = NULL,
+            due_at = p.due_at, jams = least(m.jams + 1, 100)
+        FROM unnest($1::uuid[], $2::timestamptz[]) AS p(id, due_at) WHERE m.id = p.id AND m.state = 'claimed'
+        """,
+        [message for message, _ in ordered],
+        [at for _, at in ordered],
     )
 
 
@@ -203,7 +218,7 @@ async def _write_messages(tx: Tx, stored: Sequence[Stored], now: datetime) -> No
             address = d.address, address_node = d.node, subject = d.subject, body = d.body, html = d.html, urls = d.urls,
             cost = d.cost, units = d.units, topic = d.topic,
             intent = CASE WHEN d.code = 'gone' THEN m.intent - 'addressed' - 'event' ELSE m.intent END,
-            decisions = m.decisions + 1, updated_at = $19::timestamptz,
+            decisions = m.decisions + 1, jams = 0, updated_at = $19::timestamptz,
             chosen_at = CASE WHEN d.state = 'claimed' THEN $19::timestamptz END,
             claim = CASE WHEN d.state = 'claimed' THEN m.claim END,
             lease_until = CASE WHEN d.state = 'claimed' THEN clock_timestamp() + make_interval(secs => $20) END

@@ -18,7 +18,8 @@ from shared.db import Tx
 
 
 class ChannelRow(msgspec.Struct, frozen=True):
-    """A channel as configured; see `tables.channel`. `quiet` None: the deployment's."""
+    """A channel as configured; see `tables.channel`. `quiet` None: the deployment's. `ceiling`: whether its spending has
+    one; `told`: its adapters that were told their settings."""
 
     name: str
     adapter: str | None
@@ -30,6 +31,9 @@ class ChannelRow(msgspec.Struct, frozen=True):
     quiet: str | None
     caps: list[Cap]
     settings: dict[str, Any]
+    countries: list[str]
+    ceiling: bool
+    told: list[str]
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -83,7 +87,12 @@ class ContactRow(msgspec.Struct, frozen=True):
 
 async def read_channels(tx: Tx) -> list[ChannelRow]:
     rows = await tx.fetch(
-        "SELECT name, adapter, enabled, unit_cost, reach, act, lost, quiet, caps, settings FROM dispatch.channel ORDER BY name"
+        """
+        SELECT name, adapter, enabled, unit_cost, reach, act, lost, quiet, caps, settings, countries,
+               budget ?| ARRAY['day', 'month'] AS ceiling,
+               ARRAY(SELECT a.name FROM dispatch.adapter a WHERE a.channel = c.name ORDER BY a.name) AS told
+        FROM dispatch.channel c ORDER BY name
+        """
     )
     return [ChannelRow(**{**dict(row), "caps": msgspec.convert(row["caps"], list[Cap])}) for row in rows]
 

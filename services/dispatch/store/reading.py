@@ -13,7 +13,8 @@ from shared.db import Tx
 
 _COLUMNS = """m.id, m.run, m.rule, m.rule_name, m.kind, m.topic, m.step, m.template, m.template_version, m.purpose, m.profile,
     m.ghost, m.state, m.reason_code, m.reason, m.channel, m.adapter, m.address, m.subject, m.body, m.html, m.urls, m.cost,
-    m.units, m.decided_at, m.due_at, m.valid_until, m.created_at, m.updated_at, m.sent_at, m.attempts, m.decisions"""
+    m.units, m.decided_at, m.due_at, m.valid_until, m.created_at, m.updated_at, m.sent_at, m.delivery, m.delivered_at,
+    m.attempts, m.decisions"""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -92,7 +93,7 @@ async def links_of(tx: Tx, messages: Sequence[UUID]) -> dict[UUID, list[tuple[in
 
 async def attempts_of(tx: Tx, message: UUID) -> list[asyncpg.Record]:
     return await tx.fetch(
-        "SELECT number, channel, adapter, at, cost, outcome, detail, provider_id, ended_at FROM dispatch.attempt "
+        "SELECT number, channel, adapter, at, cost, charged, outcome, detail, provider_id, ended_at FROM dispatch.attempt "
         "WHERE message = $1 ORDER BY number",
         message,
     )

@@ -68,13 +68,20 @@ async def note_purged(tx: Tx, digests: Sequence[bytes], at: datetime) -> None:
 
 
 async def delete_people(tx: Tx, nodes: Sequence[UUID], profiles: Sequence[UUID], at: datetime) -> int:
-    """Everything that these nodes carry, and the profiles. Returns how many events that were."""
+    """Everything that these nodes carry, and the profiles. Returns how many events that were.
+
+    Opt-outs and complaints stay, without their proof: who comes back is not written to because they were forgotten.
+    """
     events = await tx.fetchval(
         "WITH gone AS (DELETE FROM profile.event WHERE node = ANY($1::uuid[]) RETURNING 1) SELECT count(*) FROM gone",
         nodes,
     )
-    for table in ("trait", "cart_op", "consent", "node_seen_before"):
+    for table in ("trait", "cart_op", "node_seen_before"):
         await tx.execute(f"DELETE FROM profile.{table} WHERE node = ANY($1::uuid[])", nodes)
+    await tx.execute(
+        "DELETE FROM profile.consent WHERE node = ANY($1::uuid[]) AND state NOT IN ('withdrawn', 'complained')", nodes
+    )
+    await tx.execute("UPDATE profile.consent SET proof = '{}' WHERE node = ANY($1::uuid[])", nodes)
     await delete_links(tx, nodes)
     await tx.execute("DELETE FROM profile.node WHERE id = ANY($1::uuid[])", nodes)
     await tx.execute("DELETE FROM profile.profile WHERE id = ANY($1::uuid[])", profiles)

@@ -13,9 +13,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -28,6 +28,7 @@ from shared.conditions.errors import joined, unknown
 from shared.conditions.validation import validated
 from shared.events import Cancelled
 from shared.facts.model import EventFact, Facts
+from shared.holidays import NO_HOLIDAYS, Holidays
 
 if TYPE_CHECKING:
     from services.triggers.rule import Rule
@@ -42,7 +43,7 @@ class World:
 
     zone: ZoneInfo
     country: str
-    holidays: frozenset[date] = frozenset()
+    holidays: Holidays = NO_HOLIDAYS
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,15 @@ class End:
 Answer = Next | Into | Wait | End
 
 
+@dataclass(frozen=True)
+class Mention:
+    """A thing of dispatch's that a step names: a template or an offer, and where the document says so."""
+
+    kind: Literal["template", "offer"]
+    name: str
+    pointer: str
+
+
 @dataclass
 class Here:
     """One decision on the way: the run (a copy that may be changed), the moment, and what is known."""
@@ -124,7 +134,7 @@ class Here:
             entered_at=run.entered_at,
             zone=self.world.zone,
             topic=self.rule.topic,
-            holidays=self.world.holidays,
+            holidays=self.world.holidays.at(self.now),
             entry_id=run.event.id if run.event else None,
         )
 
@@ -174,6 +184,7 @@ class Step(ABC):
         self.id = id
         self.pointer = pointer
         self.branches = branches
+        self.spelled_out = isinstance(value, dict)  # not the shorthand
         try:
             self.parameters: Any = validated(self.parameters_type, self.plain(value), pointer)
         except ConditionError as error:
@@ -224,6 +235,11 @@ class Step(ABC):
         """The events it listens to while a run waits in it."""
         return frozenset()
 
+    @property
+    def mentions(self) -> tuple[Mention, ...]:
+        """The templates and offers it names: they must exist before a rule is activated."""
+        return ()
+
     def guard(self, branch: str) -> list[dict[str, Any]]:
         """Condition documents that must still hold when something from this branch is sent."""
         return []
@@ -235,6 +251,10 @@ class Step(ABC):
     def resume(self, here: Here) -> Answer:
         """The timer of `Wait` has fired."""
         return Next()
+
+    def moved(self, here: Here) -> Answer:
+        """The run waits here since `here.run.since`, by this very step of another version: what it waits for now."""
+        return Wait(here.run.due) if here.run.due is not None else self.begin(here)
 
     def hear(self, here: Here, happened: Happened) -> Answer | None:
         """An event while the run waits here; None if it does not concern the step."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from services.triggers.steps.base import Answer, Here, Next, Step
+from services.triggers.steps.base import Answer, Here, Mention, Next, Step
+from shared.conditions.errors import joined
 from shared.conditions.fields import Strict
 
 
@@ -26,6 +27,10 @@ class Offer(Step):
     def template(cls, value: Any) -> str:
         found = value.get("pool") if isinstance(value, dict) else ""
         return found if isinstance(found, str) else ""
+
+    @property
+    def mentions(self) -> tuple[Mention, ...]:
+        return (Mention("offer", self.parameters.pool, joined(self.pointer, "pool")),)
 
     def begin(self, here: Here) -> Answer:
         here.run.offer = self.parameters.pool

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from services.triggers.guards import guard_of
 from services.triggers.run import OpenIntent
-from services.triggers.steps.base import Answer, Here, Next, Step, Wait
+from services.triggers.steps.base import Answer, Here, Mention, Next, Step, Wait
+from shared.conditions.errors import joined
 from shared.conditions.fields import Duration, Strict
 from shared.events import Intended
 from shared.identifiers import ADDRESS_KIND
@@ -52,6 +53,15 @@ class Send(Step):
         found = value.get("template") if isinstance(value, dict) else value
         return found if isinstance(found, str) else ""
 
+    @property
+    def mentions(self) -> tuple[Mention, ...]:
+        named = self.parameters
+        at = joined(self.pointer, "template") if self.spelled_out else self.pointer
+        found = [Mention("template", named.template, at)]
+        if named.offer is not None:
+            found.append(Mention("offer", named.offer, joined(self.pointer, "offer")))
+        return tuple(found)
+
     def begin(self, here: Here) -> Answer:
         window = here.rule.window
         if window is not None and (opens := window.opens(here.now, here.zone)) > here.now:
@@ -63,6 +73,9 @@ class Send(Step):
 
     def resume(self, here: Here) -> Answer:
         return self.begin(here)
+
+    def moved(self, here: Here) -> Answer:
+        return self.begin(here)  # it waited for the window to open
 
     def _intent(self, here: Here) -> Intended:
         run, rule, wanted = here.run, here.rule, self.parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import field_validator
@@ -33,9 +34,17 @@ class WaitStep(Step):
     examples = ["3d", {"until": "next tuesday 10:00"}, {"until": {"trait": "renewal_date", "days": -7}}]
 
     def begin(self, here: Here) -> Answer:
+        return self._wait(here, here.now)
+
+    def moved(self, here: Here) -> Answer:
+        answer = self._wait(here, here.run.since or here.now)
+        return answer if isinstance(answer, (Wait, End)) else Wait(here.now)  # it has waited long enough
+
+    def _wait(self, here: Here, since: datetime) -> Answer:
+        """`since`: when the step began."""
         until = self.parameters.until
         if isinstance(until, LocalMoment):
-            return Wait(until.after(here.now, here.zone))
+            return Wait(until.after(since, here.zone))
         if isinstance(until, TraitMoment):
             value = here.facts.traits.get(until.trait)
             here.seen.append({"trait": until.trait, "looked_at": value})
@@ -45,4 +54,4 @@ class WaitStep(Step):
                     f"there is no date in {until.trait} to wait for" if value is None else f"{until.trait} is no date"
                 )
             return Wait(due) if due > here.now else Next()
-        return Wait(here.now + self.parameters.duration) if self.parameters.duration else Next()
+        return Wait(since + self.parameters.duration) if self.parameters.duration else Next()

@@ -46,6 +46,9 @@ class WaitFor(Step):
     def begin(self, here: Here) -> Answer:
         return Wait(here.now + self.parameters.for_)
 
+    def moved(self, here: Here) -> Answer:
+        return Wait((here.run.since or here.now) + self.parameters.for_)
+
     def resume(self, here: Here) -> Answer:
         return Into("else")
 

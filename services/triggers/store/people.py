@@ -97,8 +97,8 @@ async def write_runs(tx: Tx, new: Sequence[Run], changed: Sequence[tuple[Run, in
     if changed:
         updated = await tx.fetch(
             """
-            UPDATE triggers.run r SET number = u.number, ended_at = u.ended_at, ended_as = u.ended_as, goal_at = u.goal_at,
-                revenue = u.revenue, open = u.open, state = u.state::jsonb
+            UPDATE triggers.run r SET version = u.version, number = u.number, ended_at = u.ended_at, ended_as = u.ended_as,
+                goal_at = u.goal_at, revenue = u.revenue, open = u.open, state = u.state::jsonb
             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::int[], $6::bool[], $7::text[], $8::timestamptz[],
                 $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $14::text[], $15::int[])
                 AS u(node, id, rule, version, number, ghost, subject, entered_at, ended_at, ended_as, goal_at, revenue, open,
@@ -153,6 +153,39 @@ async def forget_addresses(tx: Tx, purged: Sequence[tuple[str, Sequence[UUID]]])
         """,
         subjects,
         nodes,
+    )
+
+
+# What a run keeps of its person; ids, moments and the way it took stay, so that the books balance.
+PERSONAL = ["event", "addressed", "intents", "path", "since", "due", "offer", "closes_at"]
+
+
+async def forget_people(tx: Tx, erased: Sequence[tuple[Sequence[UUID], datetime]]) -> None:
+    """Ends the runs of erased people and takes out what runs, timers and decisions keep of them. Their nodes are locked.
+
+    :param erased: nodes and moment of each erasure
+    """
+    pairs = sorted((node, at) for nodes, at in erased for node in nodes)
+    nodes, moments = [node for node, _ in pairs], [at for _, at in pairs]
+    await tx.execute("DELETE FROM triggers.item WHERE node = ANY($1::uuid[])", nodes)
+    await tx.execute(
+        """
+        UPDATE triggers.run r SET ended_at = coalesce(r.ended_at, g.at), ended_as = coalesce(r.ended_as, 'erased'),
+            open = false, state = (r.state - $3::text[]) || jsonb_build_object(
+                'ended_at', coalesce(r.ended_at, g.at), 'ended_as', coalesce(r.ended_as, 'erased'))
+        FROM unnest($1::uuid[], $2::timestamptz[]) AS g(node, at) WHERE r.node = g.node
+        """,
+        nodes,
+        moments,
+        PERSONAL,
+    )
+    await tx.execute(
+        """
+        UPDATE triggers.decision SET after = after - $2::text[], effects = '[]', seen = '[]', erased = true
+        WHERE node = ANY($1::uuid[]) AND NOT erased
+        """,
+        nodes,
+        PERSONAL,
     )
 
 

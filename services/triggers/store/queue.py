@@ -43,7 +43,7 @@ async def set_items(tx: Tx, items: Sequence[Item]) -> None:
         """
         INSERT INTO triggers.item (node, id, kind, due, rule, run, payload)
         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::timestamptz[], $5::uuid[], $6::uuid[], $7::jsonb[])
-        ON CONFLICT (node, id) DO UPDATE SET due = excluded.due, held = false
+        ON CONFLICT (node, id) DO UPDATE SET due = excluded.due, held = false, rule = excluded.rule, payload = excluded.payload
         """,
         *_columns(sorted(items, key=lambda item: (item.node, item.id))),
     )
@@ -193,13 +193,17 @@ async def held_rules(tx: Tx) -> list[UUID]:
     return [row[0] for row in await tx.fetch("SELECT DISTINCT rule FROM triggers.item WHERE held AND rule IS NOT NULL")]
 
 
-async def sweep_runs(tx: Tx, rule: UUID, below: int | None, due: datetime, limit: int) -> int:
-    """Puts in an item for every live run of the rule (of versions below `below`) that is to end; says how many."""
+async def sweep_runs(
+    tx: Tx, rule: UUID, below: int | None, due: datetime, limit: int, steps: Sequence[str] | None = None
+) -> int:
+    """Puts in an item for every live run of the rule (of versions below `below`; that stands at one of `steps`) that is to
+    end or to move; says how many."""
     rows = await tx.fetch(
         """
         INSERT INTO triggers.item (node, id, kind, due, rule, run)
         SELECT node, md5('removed:' || id)::uuid, $4, $3, rule, id FROM triggers.run
         WHERE open AND ended_at IS NULL AND rule = $1 AND ($2::int IS NULL OR version < $2)
+            AND ($6::text[] IS NULL OR state -> 'path' ->> -1 = ANY($6))
             AND NOT EXISTS (SELECT 1 FROM triggers.item i WHERE i.node = run.node AND i.id = md5('removed:' || run.id)::uuid)
         ORDER BY node, id LIMIT $5
         ON CONFLICT DO NOTHING RETURNING 1
@@ -209,12 +213,13 @@ async def sweep_runs(tx: Tx, rule: UUID, below: int | None, due: datetime, limit
         due,
         int(ItemKind.REMOVED),
         limit,
+        list(steps) if steps is not None else None,
     )
     return len(rows)
 
 
 async def unswept(tx: Tx, now: datetime) -> list[Any]:
-    """Changes in force that end runs and were not told to them yet."""
+    """Changes in force that end or move runs and were not told to them yet."""
     return await tx.fetch(
         """
         SELECT c.rule, c.number, c.state, c.version, v.document ->> 'on_edit' AS on_edit

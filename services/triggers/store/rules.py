@@ -13,6 +13,7 @@ from services.triggers.steps.base import Version
 from services.triggers.versions import Change, Rules
 from shared.conditions import ConditionError
 from shared.db import Tx
+from shared.holidays import NO_HOLIDAYS, read_holidays
 
 log = structlog.get_logger(__name__)
 
@@ -22,16 +23,23 @@ class RuleBook:
 
     def __init__(self) -> None:
         self._versions: dict[tuple[UUID, int], Version] = {}
+        self._holidays = NO_HOLIDAYS
         self.unreadable: dict[tuple[UUID, int], str] = {}
 
     async def read(self, tx: Tx) -> Rules:
-        """Everything in force, as this transaction sees it: one statement, two when there are new documents."""
+        """Everything in force, as this transaction sees it: one statement, another when there are new documents, and
+        another when there are new holidays."""
         rows = await tx.fetch(
-            "SELECT rule, number, state, version, valid_from FROM triggers.rule_change ORDER BY rule, number"
+            """
+            SELECT rule, number, state, version, valid_from, (SELECT max(version) FROM platform.holidays) AS holidays
+            FROM triggers.rule_change ORDER BY rule, number
+            """
         )
-        changes = [Change(*row) for row in rows]
+        changes = [Change(*row[:5]) for row in rows]
+        if rows and len(self._holidays.versions) != (rows[0]["holidays"] or 0):
+            self._holidays = await read_holidays(tx)
         await self._load(tx, {(change.rule, change.version) for change in changes})
-        return Rules(changes, self._versions)
+        return Rules(changes, self._versions, self._holidays)
 
     async def _load(self, tx: Tx, keys: set[tuple[UUID, int]]) -> None:
         missing = sorted(keys - self._versions.keys() - self.unreadable.keys())
@@ -186,3 +194,8 @@ async def failures(tx: Tx, rule: UUID, since: datetime | None, until: datetime |
 
 async def rename(tx: Tx, rule: UUID, name: str) -> None:
     await tx.execute("UPDATE triggers.rule SET name = $2 WHERE id = $1", rule, name)
+
+
+async def read_catalogue(tx: Tx) -> list[tuple[str, str, str | None]]:
+    """Kind, name and purpose of every template and offer that dispatch has."""
+    return [tuple(row) for row in await tx.fetch("SELECT kind, name, purpose FROM platform.catalogue")]

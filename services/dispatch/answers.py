@@ -1,0 +1,194 @@
+"""What came of exchanges, written down: states, charges, suppressions, who is away, and the events that tell of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from msgspec.structs import replace
+
+from services.dispatch.channels.base import Adapter, Result
+from services.dispatch.feedback import feedback, publish
+from services.dispatch.measures import AWAY, COST, PAUSES, UNKNOWN
+from services.dispatch.reports import LONGEST_DETAIL, LONGEST_ID, Reports, plain
+from services.dispatch.store import adapters, calls, claims, spending
+from services.dispatch.store.calls import Answered, Chosen
+from services.dispatch.store.ledgers import suppress_bounced
+from shared import wake as signals
+from shared.db import Tx
+from shared.errors import is_transient
+from shared.events import Event
+from shared.service import Context
+
+log = structlog.get_logger(__name__)
+
+# After the nth attempt that did not reach the provider; what is left of its validity decides besides.
+BACK_OFF = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 240))
+MOST_ATTEMPTS = 8
+# How often a message may be sent again although the former attempt is unknown: transactional, or over a repeatable adapter.
+MOST_REPEATS = 3
+LATE = Result("retry", "the moment to start had passed; nothing was sent")
+
+# A message as it was before the attempt, the attempt's number, what came of it.
+Answer = tuple[Chosen, int, Result]
+
+
+class Answers:
+    """Writes answers. `prefixes`: how events of a channel begin."""
+
+    def __init__(
+        self, context: Context, kinds: Mapping[str, type[Adapter]], prefixes: Mapping[str, str], reports: Reports
+    ) -> None:
+        self._context, self._kinds, self._prefixes, self._reports = context, kinds, prefixes, reports
+
+    async def write_or_part(self, answers: Sequence[Answer]) -> None:
+        """Writes them all. If the database refuses the batch for what is in it, each alone: the one at fault is left to
+        the reaper, which takes it for unknown, and its neighbours are not held.
+
+        :raises Exception: what is transient
+        """
+        try:
+            await self.write(answers)
+        except Exception as problem:
+            if is_transient(problem) or len(answers) == 0:
+                raise
+            log.error("answers.refused", number=len(answers), exc_info=problem)
+            if len(answers) > 1:
+                for answer in answers:
+                    await self.write_or_part([answer])
+
+    async def write(self, answers: Sequence[Answer]) -> None:
+        """Outcomes, charges, suppressions and the events that tell of them; and what providers told before this was known."""
+        now = self._context.clock.now()
+        answers = [(one, number, _clean(result)) for one, number, result in answers]
+        results = {one.id: (number, result) for one, number, result in answers}
+        named = [(one.id, one.adapter, result.provider_id) for one, _, result in answers]
+        async with self._context.database.transaction() as tx:
+            await claims.lock(tx, self._reports.keys(named))
+            await calls.lock_messages(tx, list(results))
+            answered = [self._judged(one, number, result, now) for one, number, result in answers]
+            written = await calls.store_answers(tx, answered, now)
+            done = [(one, *results[one.id]) for one in written]
+            day = spending.day_of(now, self._context.settings.shop_timezone)
+            await spending.settle(tx, [(one.id, number) for one, number, _ in answers], now, day)
+            unreached = [one for one, _, result in done if result.outcome in ("retry", "bounced", "failed")]
+            if unreached:
+                await calls.uncount(tx, unreached)
+            bounced = [(one, result.detail) for one, _, result in done if result.outcome == "bounced"]
+            if bounced:
+                await suppress_bounced(tx, bounced, self._address_kinds(), now, self._context.bits)
+            told = await self._reports.apply_waiting(tx, named, now)
+            await self._hold_against(tx, answers, now)
+            published = await publish(tx, [*self._events(done, now), *told])
+        self._after(done, answered, published)
+
+    async def _hold_against(self, tx: Tx, answers: Sequence[Answer], now: datetime) -> None:
+        """Whose provider answered, whose was away, and who asks to be left alone."""
+        there, away, why, asked = judge_providers(answers, now)
+        if there:
+            await adapters.recovered(tx, there)
+        if away:
+            await adapters.blame(tx, away, why, now)
+            for name, number in away.items():
+                AWAY.labels(name).inc(number)
+        if asked:
+            await adapters.leave_alone(tx, asked)
+            for name in asked:
+                PAUSES.labels(name).inc()
+
+    def _address_kinds(self) -> dict[str, str]:
+        return {name: kind.address_kind for name, kind in self._kinds.items()}
+
+    def _after(self, done: Sequence[Answer], answered: Sequence[Answered], published: bool) -> None:
+        for one, _, result in done:
+            if result.outcome in ("sent", "unknown"):
+                COST.labels(one.channel).inc(float(result.charged if result.charged is not None else one.cost))
+        for judged_one in answered:
+            if judged_one.outcome == "unknown":
+                UNKNOWN.labels("", judged_one.state).inc()
+        if published:
+            self._context.wake.signal(signals.outbox("dispatch"))
+        self._context.wake.signal(signals.DISPATCH_DUE)
+        self._context.wake.signal(signals.SENDER_DUE)
+
+    def _judged(self, one: Chosen, number: int, result: Result, now: datetime) -> Answered:
+        kind = self._kinds.get(one.adapter)
+        return judged(one, number, result, now, repeatable=kind is not None and kind.repeatable)
+
+    def _events(self, done: Iterable[Answer], now: datetime) -> list[Event]:
+        found = []
+        for one, number, result in done:
+            what = {"sent": "Sent", "bounced": "Bounced", "failed": "Failed"}.get(result.outcome)
+            if what is not None:
+                prefix = self._prefixes.get(one.channel, one.channel.capitalize())
+                detail = result.detail or None if what != "Sent" else None
+                found.append(feedback(one, prefix, what, f"{number}/{what.lower()}", now, detail=detail))
+        return found
+
+
+def judge_providers(
+    answers: Iterable[Answer], now: datetime
+) -> tuple[list[str], dict[str, int], dict[str, str], dict[str, datetime]]:
+    """(adapters whose provider answered, adapters → exchanges that found it away, why, adapters → left alone until). Pure.
+
+    Who answers some is there: what it did not answer is then not held against it.
+    """
+    there: set[str] = set()
+    away: Counter[str] = Counter()
+    why: dict[str, str] = {}
+    asked: dict[str, datetime] = {}
+    for one, _, result in answers:
+        if result.outcome in ("sent", "bounced", "failed"):
+            there.add(one.adapter)
+        elif result.for_one:
+            continue
+        elif result.retry_after is not None:
+            there.add(one.adapter)
+            wait = min(max(result.retry_after, timedelta(0)), adapters.LONGEST_PAUSE)
+            asked[one.adapter] = max(asked.get(one.adapter, now), now + wait)
+        elif result.detail != LATE.detail:
+            away[one.adapter] += 1
+            why[one.adapter] = result.detail
+    held = {name: number for name, number in away.items() if name not in there}
+    return sorted(there), held, {name: why[name] for name in held}, asked
+
+
+def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatable: bool) -> Answered:
+    """The message's next state after an attempt. Pure.
+
+    *Unknown*: marketing is never tried again, unless the provider tells a repeat by its key; transactional mail is.
+    """
+    base = Answered(one.id, number, result.outcome, "", detail=result.detail, provider_id=result.provider_id)
+    match result.outcome:
+        case "sent":
+            return replace(base, state="sent", charged=result.charged)
+        case "bounced" | "failed":
+            code = "bounced" if result.outcome == "bounced" else "refused"
+            return replace(base, state="failed", reason_code=code, reason=result.detail)
+        case "retry" if result.detail == LATE.detail:
+            return replace(base, outcome="late", state="queued", due_at=now)
+        case "retry":
+            return _tried_later(base, one, number, result, now)
+    again = one.repeats < MOST_REPEATS and now <= one.valid_until and (repeatable or one.kind == "transactional")
+    base = replace(base, charged=result.charged)
+    if again:
+        return replace(base, state="queued", due_at=now, pinned=one.channel, repeat=True)
+    return replace(base, state="unknown", reason_code="unknown", reason=result.detail)
+
+
+def _tried_later(base: Answered, one: Chosen, number: int, result: Result, now: datetime) -> Answered:
+    """As long as the message is good, and not for ever; when the provider says, if it does, and then it is no failure."""
+    due = now + (result.retry_after if result.retry_after is not None else BACK_OFF[min(number, len(BACK_OFF)) - 1])
+    if due > one.valid_until or (result.retry_after is None and number >= MOST_ATTEMPTS):
+        text = f"{number} attempts, the last: {result.detail}"
+        return replace(base, state="failed", reason_code="exhausted", reason=text)
+    return replace(base, state="queued", due_at=due)
+
+
+def _clean(result: Result) -> Result:
+    """What a provider said, as the database takes it: one text must not spoil the batch."""
+    return replace(
+        result, detail=plain(result.detail, LONGEST_DETAIL), provider_id=plain(result.provider_id, LONGEST_ID)
+    )

@@ -1,0 +1,155 @@
+"""A gateway's calls to `/webhooks/sms-gateway`: are they its own, and what do they say? Pure: no I/O."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlencode
+from uuid import UUID
+
+import msgspec
+
+from services.dispatch.channels.base import Call, Forged, Received, Report, Unreadable
+from services.dispatch.channels.sms_answers import cleaned, moment, report_id, state_of
+from services.dispatch.channels.sms_preset import Callbacks, Preset, money_at
+
+MOST_FIELDS = 200
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+def callback_url(address: str, callbacks: Callbacks, message: UUID, secret: str) -> str:
+    """The address that goes along with a message: it names the message, and proves itself where calls are not signed.
+    "" if no proof can be made, because no secret was told: then the provider is not asked to call."""
+    if callbacks.proof.kind != "token":
+        return f"{address}?{urlencode({'m': str(message)})}"
+    return f"{address}?{urlencode({'m': str(message), 't': token(secret, message)})}" if secret else ""
+
+
+def token(secret: str, message: UUID) -> str:
+    """Proves that this address was given along with this message."""
+    return hmac.new(secret.encode(), b"sms-gateway/" + message.bytes, hashlib.sha256).hexdigest()[:40]
+
+
+def received(preset: Preset, call: Call, address: str, password: str, secret: str, currency: str) -> Received:
+    """What the call says. `address`: of the webhook, as the provider was given it.
+
+    :raises Forged: it does not prove that it is the provider's
+    :raises Unreadable: a field is missing or wrong
+    """
+    callbacks = preset.callbacks
+    if callbacks is None:
+        raise Unreadable(f"the preset {preset.title} expects no calls")
+    try:
+        form = _form(call)
+    except Unreadable:
+        # What cannot be read can be proven by its address alone.
+        _prove(callbacks, call, {}, address, password, secret)
+        raise
+    _prove(callbacks, call, form, address, password, secret)
+    fields = {**call.query, **form}
+    report = _report(preset, callbacks, call, fields, currency)
+    return Received([report] if report else [], body=callbacks.reply.encode())
+
+
+def _form(call: Call) -> dict[str, str]:
+    """The fields of the body, by its content type; that of calls without a body is empty."""
+    if not call.body:
+        return {}
+    try:
+        if "json" in call.headers.get("content-type", ""):
+            document = msgspec.json.decode(call.body)
+            if not isinstance(document, dict):
+                raise Unreadable("the body is no JSON object")
+            return {k: _text(v) for k, v in document.items() if isinstance(v, str | int | float)}
+        pairs = parse_qsl(call.body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as problem:
+        raise Unreadable("the body can be read neither as a form nor as JSON") from problem
+    return dict(pairs)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _prove(callbacks: Callbacks, call: Call, form: Mapping[str, str], address: str, password: str, secret: str) -> None:
+    proof = callbacks.proof
+    if proof.kind == "twilio":
+        proven = bool(password) and _same(
+            call.headers.get("x-twilio-signature", ""), _signature(call, address, password)
+        )
+    elif proof.kind == "digests":
+        proven = bool(secret) and _digests(callbacks, {**call.query, **form}, secret)
+    else:
+        proven = bool(secret) and _token(callbacks, call.query, secret)
+    if not proven:
+        raise Forged(f"the call does not carry the proof ({proof.kind}) that it comes from the provider")
+
+
+def _signature(call: Call, address: str, password: str) -> str:
+    """X-Twilio-Signature: the address as it was given, then each field's name and value, sorted; HMAC-SHA1, base64."""
+    url = address + (f"?{urlencode(call.query)}" if call.query else "")
+    pairs = parse_qsl(call.body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    signed = url + "".join(name + value for name, value in sorted(set(pairs)))
+    return base64.b64encode(hmac.new(password.encode(), signed.encode(), hashlib.sha1).digest()).decode()
+
+
+def _digests(callbacks: Callbacks, fields: Mapping[str, str], secret: str) -> bool:
+    """All digests that are there are right, and there is one."""
+    given = {name: kind for name, kind in callbacks.proof.digests.items() if fields.get(name)}
+    signed = _FIELD.sub(
+        lambda found: secret if found.group(1) == "secret" else fields.get(found.group(1), ""), callbacks.proof.signs
+    )
+    return bool(given) and all(
+        _same(fields[name].lower(), hashlib.new(kind, signed.encode()).hexdigest()) for name, kind in given.items()
+    )
+
+
+def _token(callbacks: Callbacks, query: Mapping[str, str], secret: str) -> bool:
+    if callbacks.message != "m":
+        return _same(query.get("t", ""), secret)
+    try:
+        return _same(query.get("t", ""), token(secret, UUID(query.get("m", ""))))
+    except ValueError:
+        return False
+
+
+def _same(given: str, right: str) -> bool:
+    return hmac.compare_digest(given.encode(), right.encode())
+
+
+def _report(
+    preset: Preset, callbacks: Callbacks, call: Call, fields: Mapping[str, str], currency: str
+) -> Report | None:
+    """None for states in between. A call is proven for the message in its address: that one counts before all else."""
+    message = _message(callbacks, call, fields)
+    provider_id = fields.get(callbacks.id, "") if callbacks.id else ""
+    if message is None and not provider_id:
+        raise Unreadable(f"the field {callbacks.id or callbacks.message}, which names the message, is missing")
+    state = fields.get(callbacks.state)
+    if state is None:
+        raise Unreadable(f"the field {callbacks.state} is missing")
+    code = fields.get(callbacks.code, "") if callbacks.code else ""
+    what = state_of(preset, state, code, callbacks.bounced)
+    if what is None:
+        return None
+    return Report(
+        what,
+        report_id(provider_id or str(message), what),
+        message=message,
+        provider_id=provider_id,
+        at=moment(callbacks.at, fields.get(callbacks.at.field, "")) if callbacks.at else None,
+        detail=f"{preset.title}: {cleaned(state)}" + (f", {cleaned(code)}" if code else ""),
+        charged=money_at(dict(fields), callbacks.charged) if preset.currency == currency else None,
+    )
+
+
+def _message(callbacks: Callbacks, call: Call, fields: Mapping[str, str]) -> UUID | None:
+    name = callbacks.message
+    value = call.query.get("m", "") if name == "m" else fields.get(name, "") if name else ""
+    try:
+        return UUID(value)
+    except ValueError:
+        return None

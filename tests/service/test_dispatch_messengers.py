@@ -1,0 +1,110 @@
+"""E-mail, Telegram and call tasks from their settings by API to what comes back at `/webhooks/…`: the whole way, on real
+PostgreSQL, with providers that are processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.dispatch.channels.return_path import ReturnPath
+from shared.auth import create_key
+from tests.contracts.test_channel_smtp import report_of
+from tests.contracts.test_channel_telegram import SECRET as UPDATES
+from tests.contracts.test_channel_telegram import member, update
+from tests.service.test_dispatch_adapters import app_of
+from tests.support.dispatch import NOON, Stage
+from tests.support.dispatch import stage as on_stage
+from tests.support.smtp_peer import SmtpPeer
+from tests.support.telegram_peer import TOKEN, TelegramPeer
+from tests.support.webhook_peer import SECRET, WebhookPeer, call_back
+
+KEY = "a key of at least sixteen"
+PATHS = ReturnPath("bounces@mail.shop.example", KEY)
+
+
+@pytest.fixture
+async def stage(database_url: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with on_stage(database_url, tmp_path, outside_allow=("127.0.0.0/8",)) as made:
+        yield made
+
+
+@pytest.fixture
+async def api(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
+    _, key = await create_key(stage.owner, "test admin", "admin", NOON)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app_of(stage), client=("127.0.0.1", 1))
+    admin = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080", headers=admin) as client:
+        yield client
+
+
+async def tell(admin: httpx.AsyncClient, channel: str, adapter: str, **settings: Any) -> None:
+    answer = await admin.put(f"/v1/channels/{channel}/adapters/{adapter}", json=settings)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_letter_that_bounces_later_is_told_once_and_its_address_is_left_alone(
+    stage: Stage, api: httpx.AsyncClient, smtp_peer: SmtpPeer
+) -> None:
+    await tell(
+        api, "email", "smtp", host="127.0.0.1", port=smtp_peer.port, security="none",
+        return_path="bounces@mail.shop.example", bounce_key=KEY,
+    )  # fmt: skip
+    anna = await stage.customer("anna", "email")
+    [message] = await stage.deliver(stage.receipt(anna, channels=["email"]))
+    assert (message["state"], message["adapter"]) == ("sent", "smtp")
+    [letter] = smtp_peer.letters()
+    assert letter.sender == PATHS.address(message["id"])
+
+    forged = report_of(message["id"], ReturnPath("bounces@mail.shop.example", "somebody else's key"))
+    statuses = [
+        (await api.post("/webhooks/smtp", content=mail, headers={"Authorization": f"Bearer {key}"})).status_code
+        for mail, key in ((forged, KEY), (report_of(message["id"]), "guessed"), *[(report_of(message["id"]), KEY)] * 2)
+    ]
+    assert statuses == [403, 403, 200, 200]
+    assert [event.name for event in await stage.events()] == ["Email Sent", "Email Bounced"]
+    [again] = await stage.deliver(stage.receipt(anna, channels=["email"]))
+    assert again["state"] == "withheld" and len(smtp_peer.letters()) == 1
+
+
+async def test_who_blocks_the_bot_is_not_written_to_any_more(stage: Stage, api: httpx.AsyncClient) -> None:
+    with TelegramPeer() as telegram:
+        await tell(api, "messenger", "telegram", token=TOKEN, webhook_secret=UPDATES, api=telegram.origin)
+        anna, chat = stage.id("user_id", "anna"), stage.id("external_id", "telegram:1001")
+        await stage.learn(stage.event("Identify", anna, chat, type="identify"))
+        await stage.learn(stage.granted(anna, "messenger", chat.value, anna, chat), stage.product(user=anna))
+        [first] = await stage.deliver(stage.intent(anna, channels=["messenger"]))
+        assert (first["state"], first["adapter"]) == ("sent", "telegram")
+        assert "Kind of Blue" in telegram.entries("taken")[0]["plain"]
+        shown = {"X-Telegram-Bot-Api-Secret-Token": UPDATES}
+        for _ in range(2):
+            answer = await api.post("/webhooks/telegram", content=update(5, **member("kicked")), headers=shown)
+            assert answer.status_code == 200
+        [second] = await stage.deliver(stage.intent(anna, channels=["messenger"], step="another"))
+        assert (second["state"], second["reason_code"]) == ("withheld", "opted-out")
+        assert len(telegram.entries("taken")) == 1
+
+
+async def test_what_came_of_a_call_is_an_event_and_may_end_calls(stage: Stage, api: httpx.AsyncClient) -> None:
+    with WebhookPeer(now=NOON) as centre:
+        await tell(api, "call", "call-task", url=centre.url, secret=SECRET)
+        anna = await stage.customer("anna", "call")
+        await stage.learn(stage.product(user=anna))
+        [message] = await stage.deliver(stage.intent(anna, channels=["call"], value={"money": "50000"}))
+        assert (message["state"], message["adapter"]) == ("sent", "call-task")
+        [task] = centre.taken()
+        assert task["data"]["task"] == str(message["id"]) and task["data"]["phone"] == message["address"]
+        # The call centre signs with its own clock, Dripline judges by its own.
+        headers, body = call_back(
+            "call.done", {"task": task["data"]["task"], "outcome": "do_not_call"}, at=stage.clock.now()
+        )
+        for _ in range(2):
+            assert (await api.post("/webhooks/call-task", content=body, headers=headers)).status_code == 204
+        told = [event for event in await stage.events() if event.properties.get("outcome")]
+        assert [event.properties["outcome"] for event in told] == ["do_not_call"]
+        assert told[0].name.startswith("Call ") and told[0].origin == message["origin"]
+        [second] = await stage.deliver(stage.intent(anna, channels=["call"], value={"money": "50000"}, step="another"))
+        assert second["state"] == "withheld" and len(centre.taken()) == 1

@@ -1,0 +1,402 @@
+"""A short message service centre for tests: a process of its own that speaks SMPP 3.4 and writes down what it took.
+
+    peer.behave(submit_statuses=[0x58])        # throttles the next submit_sm
+    peer.receipt(message["id"], "DELIVRD")      # a deliver_sm over the session; returns the client's answer
+    peer.messages()                              # texts put together from their parts
+
+It reads PDUs with aiosmpplib, which the product does not use, and checks what a centre would: the password, TON and NPI,
+the alphabet, the parts of a long text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.wait import until_blocking
+
+ROOT = Path(__file__).resolve().parents[2]
+SYSTEM_ID, PASSWORD = "shop", "secret08"
+
+
+@dataclass
+class Behaviour:
+    """How the peer answers; written by the test, read before each answer."""
+
+    bind_status: int = 0
+    submit_statuses: list[int] = field(default_factory=list)
+    """command_status of the next submit_sm, one after the other; nothing is taken unless it is 0."""
+
+    after: int = 0
+    """How many submit_sm pass before `submit_statuses` begin."""
+
+    delay_seconds: float = 0.0
+    silent: bool = False
+    """submit_sm are taken and never answered."""
+
+    hang_up: bool = False
+    """A submit_sm is taken and the connection is cut before the answer."""
+
+    hexadecimal: bool = False
+    """submit_sm_resp tells ids in hexadecimal, receipts in decimal."""
+
+
+class SmppPeer:
+    """The test's side: starts, steers and reads the peer. The ports stay the same over `kill` and `start`."""
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+        """:param certificate: files of a certificate and its key: then it speaks TLS only"""
+        self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-smpp-"))
+        self.behaviour = Behaviour()
+        self._certificate = certificate
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            two.bind(("127.0.0.1", 0))
+            self.port: int = one.getsockname()[1]
+            self.control: int = two.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.behave()
+        arguments = ["--port", str(self.port), "--control", str(self.control), "--folder", str(self.folder)]
+        arguments += ["--parent", str(os.getpid())]
+        if self._certificate is not None:
+            arguments += ["--certificate", *map(str, self._certificate)]
+        self._process = subprocess.Popen([sys.executable, "-m", "tests.support.smpp_peer", *arguments], cwd=ROOT)
+        until_blocking(self._answers, what="the SMPP peer answers")
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP: the line stands, and nobody speaks on it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def behave(self, **changes: Any) -> None:
+        """Change the behaviour from now on. Fields of `Behaviour`."""
+        self.behaviour = Behaviour(**{**asdict(self.behaviour), **changes})
+        unfinished = self.folder / "behaviour.new"
+        unfinished.write_text(json.dumps(asdict(self.behaviour)))
+        unfinished.replace(self.folder / "behaviour.json")
+
+    def reset(self) -> None:
+        """An empty ledger and good behaviour, for the next test."""
+        self.behaviour = Behaviour()
+        self.behave()
+        if (ledger := self.folder / "ledger.jsonl").exists():
+            os.truncate(ledger, 0)
+
+    def entries(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The ledger: each `{"kind": "bind" | "part" | "refused" | "wrong" | "enquire" | "unbind" | "end", …}`."""
+        ledger = self.folder / "ledger.jsonl"
+        lines = ledger.read_text().splitlines() if ledger.exists() else []
+        found = [json.loads(line) for line in lines if line.endswith("}")]
+        return [entry for entry in found if kind in (None, entry["kind"])]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What it took whole: `id` (of the last part), `phone`, `text`, `parts`."""
+        open_parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        whole = []
+        for part in self.entries("part"):
+            parts = open_parts.setdefault((part["phone"], part["reference"]), [])
+            parts.append(part)
+            if len(parts) == part["total"]:
+                ordered = sorted(parts, key=lambda one: one["number"])
+                text = "".join(one["text"] for one in ordered)
+                whole.append({"id": ordered[-1]["id"], "phone": part["phone"], "text": text, "parts": ordered})
+                del open_parts[(part["phone"], part["reference"])]
+        return whole
+
+    def receipt(self, id: str, stat: str, *, tlvs: bool = True, err: str = "000", done: str = "2603101205") -> int:
+        """Sends a delivery receipt over the newest session; returns the status of deliver_sm_resp, -1 without one."""
+        text = f"id:{id} sub:001 dlvrd:001 submit date:2603101200 done date:{done} stat:{stat} err:{err} text:Your"
+        return self.order(do="deliver", esm_class=4, text=text, id=id if tlvs else "", stat=stat)
+
+    def reply(self, phone: str, text: str) -> int:
+        """A person writes an SMS."""
+        return self.order(do="deliver", esm_class=0, text=text, phone=phone, id="", stat="")
+
+    def nonsense(self) -> int:
+        """Sends a deliver_sm that says it is longer than it is inside."""
+        return self.order(do="nonsense")
+
+    def unbind(self) -> int:
+        """Ends the newest session by the protocol."""
+        return self.order(do="unbind")
+
+    def order(self, **order: Any) -> int:
+        with socket.create_connection(("127.0.0.1", self.control), timeout=10) as line:
+            line.sendall(json.dumps(order).encode() + b"\n")
+            return int(json.loads(line.makefile().readline())["status"])
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise AssertionError("the SMPP peer ended at once")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.control)) == 0
+
+    def _end(self, signal_number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal_number)
+            self._process.wait(10)
+            self._process = None
+
+
+# ── the peer's own process ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Centre:
+    def __init__(self, folder: Path) -> None:
+        self._behaviour = folder / "behaviour.json"
+        self._ledger = open(folder / "ledger.jsonl", "a")  # noqa: SIM115 - open as long as the process lives
+        self._submitted = 0
+        self._refusing: tuple[list[int], int] = ([], 0)
+        self.session: _Line | None = None
+        self.next_id = 1_000_472_890
+
+    def now(self) -> Behaviour:
+        return Behaviour(**json.loads(self._behaviour.read_text()))
+
+    def write(self, **entry: Any) -> None:
+        self._ledger.write(json.dumps({"at": time.time(), **entry}) + "\n")
+        self._ledger.flush()
+
+    def status(self, behaviour: Behaviour) -> int:
+        """Of the next submit_sm: each of `submit_statuses` once, after `after` of them have passed."""
+        key = (behaviour.submit_statuses, behaviour.after)
+        if key != self._refusing:
+            self._refusing, self._submitted = key, 0
+        place = self._submitted - behaviour.after
+        self._submitted += 1
+        return behaviour.submit_statuses[place] if 0 <= place < len(behaviour.submit_statuses) else 0
+
+    async def line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = _Line(self, reader, writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            await line.talk()
+        self.write(kind="end")
+        writer.close()
+
+    async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if asked := await reader.readline():
+            order = json.loads(asked)
+            status = await self.session.order(order) if self.session is not None else -1
+            writer.write(json.dumps({"status": status}).encode() + b"\n")
+            await writer.drain()
+        writer.close()
+
+
+class _Line:
+    """One connection."""
+
+    def __init__(self, centre: _Centre, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.centre, self.reader, self.writer = centre, reader, writer
+        self.bound = False
+        self.number = 0
+        self.answers: dict[int, asyncio.Future[int]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def talk(self) -> None:
+        import aiosmpplib as smpp
+
+        while True:
+            head = await self.reader.readexactly(16)
+            header = smpp.SmppMessage.parse_header(head)
+            pdu = head + await self.reader.readexactly(header.pdu_length - 16)
+            name = header.smpp_command.name
+            if name == "BIND_TRANSCEIVER":
+                self.bind(smpp.BindTransceiver.from_pdu(pdu, header))
+            elif name == "SUBMIT_SM":
+                task = asyncio.create_task(self.submit(pdu, header))
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+            elif name == "ENQUIRE_LINK":
+                self.centre.write(kind="enquire")
+                self.say(smpp.EnquireLinkResp(sequence_num=header.sequence_num))
+            elif name == "UNBIND":
+                self.centre.write(kind="unbind")
+                self.say(smpp.UnbindResp(sequence_num=header.sequence_num))
+                return
+            elif name.endswith("_RESP"):
+                if (waiting := self.answers.pop(header.sequence_num, None)) is not None:
+                    waiting.set_result(int(header.command_status))
+
+    def say(self, message: Any) -> None:
+        self.writer.write(message.pdu())
+
+    def bind(self, bind: Any) -> None:
+        import aiosmpplib as smpp
+
+        right = (bind.system_id, bind.password, bind.interface_version) == (SYSTEM_ID, PASSWORD, 0x34)
+        status = self.centre.now().bind_status or (0 if right else int(smpp.SmppCommandStatus.ESME_RINVPASWD))
+        self.centre.write(kind="bind", status=status)
+        self.bound = status == 0
+        if self.bound:
+            self.centre.session = self
+        self.say(
+            smpp.BindTransceiverResp(
+                sequence_num=bind.sequence_num, command_status=smpp.SmppCommandStatus(status), system_id="PEER"
+            )
+        )
+
+    async def submit(self, pdu: bytes, header: Any) -> None:
+        import aiosmpplib as smpp
+
+        behaviour = self.centre.now()
+        status = self.centre.status(behaviour) if self.bound else int(smpp.SmppCommandStatus.ESME_RINVBNDSTS)
+        id = ""
+        if status:
+            self.centre.write(kind="refused", status=status)
+        else:
+            status, id = self.take(pdu, header, behaviour)
+        await asyncio.sleep(behaviour.delay_seconds)
+        if behaviour.hang_up and status == 0:
+            self.writer.transport.abort()
+        elif not behaviour.silent:
+            told = f"{int(id):X}" if id and behaviour.hexadecimal else id
+            self.say(
+                smpp.SubmitSmResp(
+                    sequence_num=header.sequence_num,
+                    command_status=smpp.SmppCommandStatus(status),
+                    message_id=told,
+                )
+            )
+
+    def take(self, pdu: bytes, header: Any, behaviour: Behaviour) -> tuple[int, str]:
+        """Reads and checks a submit_sm; writes down its part."""
+        import aiosmpplib as smpp
+
+        try:
+            order = smpp.SubmitSm.from_pdu(pdu, header, default_encoding="gsm0338")
+            parameters = {param.tag: param.value for param in order.optional_params}
+            problem = _wrong(order, parameters, order.short_message)
+        except Exception as failure:
+            problem = f"{type(failure).__name__}: {failure}"
+        if problem:
+            self.centre.write(kind="wrong", problem=problem)
+            return int(smpp.SmppCommandStatus.ESME_RSYSERR), ""
+        self.centre.next_id += 1
+        id = str(self.centre.next_id)
+        self.centre.write(
+            kind="part",
+            id=id,
+            phone=order.destination.number,
+            sender=order.source.number,
+            sender_ton=int(order.source.ton),
+            text=order.short_message,
+            encoding=order.encoding or "gsm0338",
+            esm_class=order.esm_class,
+            receipt=order.registered_delivery,
+            reference=parameters.get(0x020C, -self.centre.next_id),
+            total=parameters.get(0x020E, 1),
+            number=parameters.get(0x020F, 1),
+        )
+        return 0, id
+
+    async def order(self, order: dict[str, Any]) -> int:
+        """What the test wants said; the status of the client's answer, or -1."""
+        import smpp34
+
+        self.number += 1
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.answers[self.number] = answer
+        if order["do"] == "unbind":
+            import aiosmpplib as smpp
+
+            self.say(smpp.Unbind(sequence_num=self.number))
+        elif order["do"] == "nonsense":
+            body = b"\0\1\1no end of this text"
+            self.writer.write(struct.pack("!IIII", 16 + len(body), 0x05, 0, self.number) + body)
+        else:
+            states = {"DELIVRD": 2, "EXPIRED": 3, "DELETED": 4, "UNDELIV": 5, "ACCEPTD": 6, "REJECTD": 8, "ENROUTE": 1}
+            tlvs = []
+            if order["id"]:
+                tlvs = [
+                    smpp34.Tlv(0x001E, order["id"].encode() + b"\0"),
+                    smpp34.Tlv(0x0427, bytes((states[order["stat"]],))),
+                    smpp34.Tlv(0x1403, b"vendor"),
+                ]
+            cyrillic = not order["text"].isascii()
+            self.writer.write(
+                smpp34.DeliverSm(
+                    source_addr=order.get("phone", "79161234567"),
+                    destination_addr="Shop",
+                    esm_class=order["esm_class"],
+                    data_coding=8 if cyrillic else 0,
+                    short_message=order["text"].encode("utf-16-be" if cyrillic else "latin-1"),
+                    tlvs=tlvs,
+                    sequence_number=self.number,
+                ).encode()
+            )
+        try:
+            return await asyncio.wait_for(answer, 5)
+        except TimeoutError:
+            return -1
+
+
+def _wrong(order: Any, parameters: dict[int, Any], text: str) -> str:
+    """What a centre would refuse; "" if it is right."""
+    if (int(order.destination.ton), int(order.destination.npi)) != (1, 1) or not order.destination.number.isdigit():
+        return "the destination is no international number"
+    named = not order.source.number.isdigit()
+    if (int(order.source.ton), int(order.source.npi)) != ((5, 0) if named else (1, 1)):
+        return "TON and NPI do not suit the sender"
+    if order.encoding == "ucs2":
+        room, length = 70, len(text.encode("utf-16-be")) // 2
+    else:
+        room, length = 160, sum(2 if c in "\f^{}\\[~]|€" else 1 for c in text)
+    if parameters.get(0x020E, 1) > 1:
+        room -= 3 if room == 70 else 7
+    if length > room:
+        return f"{length} characters in a part of {room}"
+    return ""
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    centre = _Centre(options.folder)
+    context = None
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*options.certificate)
+    await asyncio.start_server(centre.line, "127.0.0.1", options.port, ssl=context)
+    await asyncio.start_server(centre.control, "127.0.0.1", options.control)
+    while os.getppid() == options.parent:  # whoever started us may have been killed
+        await asyncio.sleep(0.5)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--certificate", nargs=2)
+    asyncio.run(_serve(parser.parse_args()))
