@@ -24,9 +24,12 @@ from shared.service import Context
 
 log = structlog.get_logger(__name__)
 
-# After the nth attempt that did not reach the provider; what is left of its validity decides besides.
-BACK_OFF = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 240))
-MOST_ATTEMPTS = 8
+# After the nth attempt that did not reach the provider; what is left of its validity decides besides. The first is short: a
+# server that is being restarted is back by then.
+BACK_OFF = (timedelta(seconds=10), *(timedelta(minutes=m) for m in (1, 5, 15, 60, 240)))
+MOST_ATTEMPTS = 9
+# A provider that says "at once" after refusing is not taken at its word.
+LEAST_WAIT = timedelta(seconds=1)
 # How often a message may be sent again although the former attempt is unknown: transactional, or over a repeatable adapter.
 MOST_REPEATS = 3
 LATE = Result("retry", "the moment to start had passed; nothing was sent")
@@ -102,12 +105,13 @@ class Answers:
         return {name: kind.address_kind for name, kind in self._kinds.items()}
 
     def _after(self, done: Sequence[Answer], answered: Sequence[Answered], published: bool) -> None:
+        adapter_of = {one.id: one.adapter for one, _, _ in done}
         for one, _, result in done:
             if result.outcome in ("sent", "unknown"):
                 COST.labels(one.channel).inc(float(result.charged if result.charged is not None else one.cost))
         for judged_one in answered:
             if judged_one.outcome == "unknown":
-                UNKNOWN.labels("", judged_one.state).inc()
+                UNKNOWN.labels(adapter_of.get(judged_one.message, ""), judged_one.state).inc()
         if published:
             self._context.wake.signal(signals.outbox("dispatch"))
         self._context.wake.signal(signals.DISPATCH_DUE)
@@ -180,7 +184,10 @@ def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatabl
 
 def _tried_later(base: Answered, one: Chosen, number: int, result: Result, now: datetime) -> Answered:
     """As long as the message is good, and not for ever; when the provider says, if it does, and then it is no failure."""
-    due = now + (result.retry_after if result.retry_after is not None else BACK_OFF[min(number, len(BACK_OFF)) - 1])
+    if result.retry_after is not None:
+        due = now + max(result.retry_after, LEAST_WAIT)
+    else:
+        due = now + BACK_OFF[min(number, len(BACK_OFF)) - 1]
     if due > one.valid_until or (result.retry_after is None and number >= MOST_ATTEMPTS):
         text = f"{number} attempts, the last: {result.detail}"
         return replace(base, state="failed", reason_code="exhausted", reason=text)

@@ -322,9 +322,9 @@ def _addresses(
         asked = people.addressed.get(node) if node else None
         if node is None or asked is None or row.name != one.intent.addressed.channel:
             return []
-        return [_address(node, asked.value, asked.status, None, row, people, world)]
+        return [_address(node, asked.value, asked.status, row, people, world)]
     return [
-        _address(address.node, address.value, address.status, address.last_seen, row, people, world)
+        _address(address.node, address.value, address.status, row, people, world)
         for address in (known.addresses if known else [])
         if address.kind == adapters[0].address_kind and taking(adapters, address.value) is not None
     ]
@@ -334,7 +334,6 @@ def _address(
     node: UUID,
     value: str,
     status: str,
-    last_seen: datetime | None,
     row: looking.ChannelRow,
     people: _People,
     world: Surroundings,
@@ -344,7 +343,6 @@ def _address(
     return Address(
         node=node,
         status=status,
-        last_seen=last_seen,
         consents=[one for one in people.consents.get(node, []) if one.channel == consent],
         suppression=suppression,
         country=country_of(value) if row.countries else None,

@@ -42,7 +42,6 @@ class Address(msgspec.Struct, frozen=True, omit_defaults=True):
 
     node: UUID
     status: str
-    last_seen: datetime | None = None
     consents: list[ConsentRow] = []
     suppression: Suppression | None = None
     country: str | None = None

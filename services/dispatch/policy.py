@@ -108,12 +108,14 @@ def _ceiling_reason(channel: Channel) -> Reason | None:
 
 
 def by_preference(addresses: Sequence[Address]) -> list[Address]:
-    """Confirmed before asserted before claimed; then the one seen last."""
+    """Confirmed before asserted before claimed; then the one that the person agreed to last, as a new device is."""
     rank = {"confirmed": 0, "asserted": 1}
-    return sorted(
-        addresses,
-        key=lambda a: (rank.get(a.status, 2), -(a.last_seen.timestamp() if a.last_seen else 0.0), a.node),
-    )
+
+    def place(address: Address) -> tuple[int, float, UUID]:
+        agreed = max((one.at.timestamp() for one in address.consents), default=0.0)
+        return rank.get(address.status, 2), -agreed, address.node
+
+    return sorted(addresses, key=place)
 
 
 def _cap_reason(inputs: Inputs, channel: Channel, address: Address) -> Reason | None:

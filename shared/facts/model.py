@@ -102,7 +102,6 @@ class Address(msgspec.Struct, kw_only=True, omit_defaults=True):
     node: UUID
     value: str
     status: str
-    last_seen: datetime | None = None
 
 
 class EventFact(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -199,12 +199,12 @@ def test_a_suppressed_address_gets_nothing_and_another_one_is_taken() -> None:
     assert decide(inputs(email(dead, alive))).address == other
 
 
-def test_of_several_addresses_the_confirmed_one_seen_last_is_taken() -> None:
-    def seen(days: int, status: str) -> Address:
+def test_of_several_addresses_the_confirmed_one_agreed_to_last_is_taken() -> None:
+    def agreed(days: int, status: str) -> Address:
         node = UUID(int=days)
-        return address(row("confirmed", node=node), node=node, status=status, last_seen=NOON - timedelta(days=days))
+        return address(row("confirmed", NOON - timedelta(days=days), node), node=node, status=status)
 
-    taken = decide(inputs(email(seen(1, "asserted"), seen(9, "confirmed"), seen(5, "confirmed"))))
+    taken = decide(inputs(email(agreed(1, "asserted"), agreed(9, "confirmed"), agreed(5, "confirmed"))))
     assert taken.address == UUID(int=5)
 
 
