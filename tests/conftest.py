@@ -88,6 +88,7 @@ def smtp_peer() -> Iterator[SmtpPeer]:
 LONGEST_FIRST = ("tests/e2e", "tests/faults", "tests/clients", "tests/service", "tests/contracts", "tests/unit")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever takes a Kafka fixture is marked so: `-m kafka` and `-m "not kafka"` are complete. Workers share by files,
     because fixtures do; what is told to one deployment goes to one worker."""
