@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -88,19 +89,21 @@ def smtp_peer() -> Iterator[SmtpPeer]:
 LONGEST_FIRST = ("tests/e2e", "tests/faults", "tests/clients", "tests/service", "tests/contracts", "tests/unit")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever takes a Kafka fixture is marked so: `-m kafka` and `-m "not kafka"` are complete. Workers share by files,
-    because fixtures do; what is told to one deployment goes to one worker."""
+    """Whoever takes a Kafka fixture is marked so: `-m kafka` and `-m "not kafka"` are complete."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if kafka.FIXTURES & fixtures or "kafka" in parameters.values():
+        if kafka.FIXTURES & set(getattr(item, "fixturenames", ())) or "kafka" in parameters.values():
             item.add_marker(pytest.mark.kafka)
-        if item.get_closest_marker("xdist_group") is None:
-            deployment = f"{parameters.get('bus')}, {parameters.get('layout')}" if "deployment" in fixtures else None
-            item.add_marker(pytest.mark.xdist_group(deployment or str(item.path)))
     items.sort(key=_place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Called when tests run in several workers."""
+    from tests.support.workers import ByFixtures
+
+    return ByFixtures(config, log)
 
 
 def _place(item: pytest.Item) -> int:
