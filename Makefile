@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 # as many tests run at a time; WORKERS=0 runs them in this process, for a debugger
 WORKERS ?= 2
-PYTEST := $(if $(filter 0,$(WORKERS)),,-n $(WORKERS) --dist loadscope)
+PYTEST := $(if $(filter 0,$(WORKERS)),,-n $(WORKERS) --dist loadscope --no-loadscope-reorder)
 BIN := .venv/bin
 READY := .venv/.ready
 

@@ -86,7 +86,7 @@ def smtp_peer() -> Iterator[SmtpPeer]:
 
 
 # What takes longest begins first, so that no worker is left alone with it in the end.
-LONGEST_FIRST = ("tests/e2e", "tests/faults", "tests/clients", "tests/service", "tests/contracts", "tests/unit")
+LONGEST_FIRST = ("tests/faults", "tests/e2e", "tests/clients", "tests/service", "tests/contracts", "tests/unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
