@@ -94,9 +94,6 @@ class Sender:
         }
         if not free:
             return 0
-        async with self._context.database.connection() as connection:
-            if not await calls.anything_chosen(connection):
-                return 0
         begun = time.monotonic()
         async with self._context.database.transaction() as tx:
             now = self._context.clock.now()

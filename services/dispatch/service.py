@@ -108,17 +108,12 @@ class Dispatch:
         wake = self.context.wake
         listener = wake.listen([DISPATCH_DUE, WATERMARK])
         something_new = wake.listen([DISPATCH_DUE])
-        looked = 0.0
         try:
             while True:
                 something_new.event.clear()
-                due = await self._next_due(kind)
-                # Now and then all the same: what somebody claimed and left is in no queue.
-                if (due is not None and due <= self.context.clock.now()) or time.monotonic() - looked >= FALLBACK:
-                    looked = time.monotonic()
-                    if await self.claimer.claim(kind):
-                        continue
-                await self._wait(listener, something_new, due)
+                if await self.claimer.claim(kind):
+                    continue
+                await self._wait(listener, something_new, await self._next_due(kind))
         finally:
             listener.close()
             something_new.close()

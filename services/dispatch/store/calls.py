@@ -67,13 +67,6 @@ class Answered(msgspec.Struct, frozen=True):
     charged: Decimal | None = None
 
 
-async def anything_chosen(tx: Tx) -> bool:
-    """Whether any call may start: one look instead of a transaction."""
-    return await tx.fetchval(
-        "SELECT EXISTS (SELECT FROM dispatch.message WHERE state = 'claimed' AND chosen_at IS NOT NULL)"
-    )
-
-
 async def lock_chosen(tx: Tx, free: Mapping[str, int], now: datetime, doubtful_from: int) -> list[Chosen]:
     """Locks messages whose call may start, at most `free` of each adapter, passing by those somebody else holds; what
     people wait for goes first. Of a paused adapter none; of one with `doubtful_from` failures or more one, if none of it
