@@ -117,7 +117,8 @@ def router(context: Context, editor: Editor, book: RuleBook, world: World) -> AP
         async with context.database.connection() as tx:
             return views.rule(await found_rule(tx, rule))
 
-    @routes.api_route("/{rule}", methods=["PUT", "POST"], summary="Edit a rule: a new version", openapi_extra=BODY)
+    @routes.put("/{rule}", summary="Edit a rule: a new version", openapi_extra=BODY)
+    @routes.post("/{rule}", summary="Edit a rule: a new version", openapi_extra=BODY)
     async def edit(rule: str, request: Request, principal: Marketer) -> dict[str, Any]:
         return views.saved(await editor.edit(rule, await document_of(request), principal))
 
