@@ -18,11 +18,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
-import asyncpg
-
 from services.migrate import migrate
 from services.restoring import READERS, refuse_if_running
-from shared.bus import open_bus
+from shared.bus import open_bus_or_explain
 from shared.bus.base import Bus
 from shared.bus.leases import Leases
 from shared.clock import SystemClock, pause
@@ -30,13 +28,12 @@ from shared.consumer import read_positions
 from shared.db import Database, Tx
 from shared.deployment import epochs, read_deployment, refuse_another_bus
 from shared.errors import ConfigurationError, is_transient
-from shared.events import EVENTS, HISTORY, MESSAGES, PROFILE_EVENTS, TOPICS
+from shared.events import READER_OF, TOPICS
 from shared.hooks import Hooks
 from shared.service import Context, Loop
 from shared.settings import SERVICE_NAMES, Settings
 from shared.wake import Wake
 
-READER_OF = {EVENTS: "profile", HISTORY: "profile", PROFILE_EVENTS: "triggers", MESSAGES: "dispatch"}
 OUTBOXES = ("profile", "triggers", "dispatch")
 # Empty that often in a row, so long apart: a writer that nobody saw would show.
 LOOKS, BETWEEN = 3, 0.5  # seconds
@@ -72,13 +69,13 @@ async def move(settings: Settings, database_url: str, source: str, target: str, 
         if lost:
             moved, old = Moved(0, 0.0), None
         else:
-            old = await _open(source, settings.partitions, member, wake)
+            old = await open_bus_or_explain(source, member=member, partitions=settings.partitions, wake=wake)
             stack.push_async_callback(old.close)
             if deployment.bus is not None and deployment.bus != epochs(old):
                 await _refuse_source(deployment.bus, old, target, settings, member)
                 return Moved(0, 0.0)
             moved = await _empty(settings, database_url, old, platform, wake, member, limit)
-        new = await _open(target, settings.partitions, member, wake)
+        new = await open_bus_or_explain(target, member=member, partitions=settings.partitions, wake=wake)
         stack.push_async_callback(new.close)
         async with platform.transaction() as tx:
             await refuse_if_running(tx, "dripline bus move")
@@ -88,22 +85,9 @@ async def move(settings: Settings, database_url: str, source: str, target: str, 
         return moved
 
 
-async def _open(url: str, partitions: int, member: str, wake: Wake) -> Bus:
-    try:
-        return await open_bus(url, member=member, partitions=partitions, wake=wake)
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as problem:
-        raise ConfigurationError(
-            "The database of the other bus has no log table; run `dripline migrate` with DATABASE_URL set to it first."
-        ) from problem
-    except Exception as problem:
-        if not is_transient(problem):
-            raise
-        raise ConfigurationError(f"A bus cannot be reached ({type(problem).__name__}: {problem}).") from problem
-
-
 async def _refuse_source(known: Mapping[str, str], old: Bus, target: str, settings: Settings, member: str) -> None:
     """Returns only if `target` is the bus in use already."""
-    new = await _open(target, settings.partitions, member, Wake())
+    new = await open_bus_or_explain(target, member=member, partitions=settings.partitions, wake=Wake())
     try:
         if known == epochs(new):
             return

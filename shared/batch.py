@@ -24,6 +24,8 @@ from shared.service import Context
 log = structlog.get_logger(__name__)
 
 PATIENCE = 3  # how often a timeout must return for one record alone before it is that record's fault
+# As many records that time out, and fewer that pass: something is locked or slow, and no record is at fault.
+SUSPECTS = 3
 
 
 @dataclass
@@ -248,19 +250,35 @@ class Batches:
 
     # ── a record that is at fault ──────────────────────────────────────────────────────────────────────────────────
     async def _isolate(self, tx: Tx, batch: Batch, fetched: Fetched) -> Applied:
-        """The batch again, record by record under savepoints; what fails is dead-lettered with its original bytes."""
+        """The batch again, record by record under savepoints; what fails is dead-lettered with its original bytes.
+
+        A timeout is the fault of its record only if it returns while others pass: what is alone is tried again and again.
+        """
         positions = dict(zip(fetched.partitions, fetched.positions, strict=True))
-        total = Applied()
+        total, passed = Applied(), 0
+        suspects: list[tuple[Batch, Record, Exception]] = []
         for record in batch.records:
             alone = Batch(batch.group, batch.topic, batch.epoch, batch.now, [record])
             try:
                 async with tx.transaction():
                     total.add(await self._handler(tx, alone))
+                passed += 1
             except Exception as problem:
-                if is_transient(problem, tx) and not _is_its_own_fault(problem, positions[record.partition], record):
+                if not is_transient(problem, tx):
+                    await self._bury(tx, alone, record, problem)
+                    total.dead += 1
+                    continue
+                suspects.append((alone, record, problem))
+                if tx.is_closed() or not is_timeout(problem) or passed < len(suspects) >= SUSPECTS:
                     raise
-                await self._bury(tx, alone, record, problem)
-                total.dead += 1
+        if suspects and not passed:
+            raise suspects[0][2]
+        returned = [_returns(positions[record.partition], record) for _, record, _ in suspects]
+        for (alone, record, timeout), proven in zip(suspects, returned, strict=True):
+            if not proven:
+                raise timeout
+            await self._bury(tx, alone, record, timeout)
+            total.dead += 1
         return total
 
     async def _bury(self, tx: Tx, batch: Batch, record: Record, problem: Exception) -> None:
@@ -295,8 +313,7 @@ class Batches:
         )
 
 
-def _is_its_own_fault(problem: BaseException, position: Position, record: Record) -> bool:
-    if not is_timeout(problem):
-        return False
+def _returns(position: Position, record: Record) -> bool:
+    """Counts a timeout of one record alone; whether it has returned often enough."""
     position.timeouts[record.number] = position.timeouts.get(record.number, 0) + 1
     return position.timeouts[record.number] >= PATIENCE

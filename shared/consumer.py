@@ -112,7 +112,7 @@ class Consumer:
         ahead: dict[int, list[Record]] = {}
         try:
             while True:
-                self._raise_what_publishing_said()
+                self._raise_what_publishing_said(topic)
                 held = await self._held(topic)
                 if not held:
                     await self._wait_for_leases(topic)
@@ -259,9 +259,12 @@ class Consumer:
 
     async def _stop_out_of_range(self, topic: str, held: Mapping[int, Position], problem: OutOfRange) -> None:
         """Stops the partitions whose position the bus does not have any more; the others go on. No silent reset."""
-        first, ends = await self._context.bus.beginnings(topic), await self._context.bus.ends(topic)
+        try:
+            first, ends = await self._context.bus.beginnings(topic), await self._context.bus.ends(topic)
+        except OutOfRange:
+            first, ends = {}, {}  # the whole bus topic was made anew: none of its positions means anything
         for partition, position in held.items():
-            if not first.get(partition, 0) <= position.next <= ends.get(partition, 0):
+            if partition not in ends or not first[partition] <= position.next <= ends[partition]:
                 self._stopped.add((topic, partition))
                 self._positions.pop((topic, partition), None)
         STOPPED_PARTITIONS.labels(self._group).set(len(self._stopped))
@@ -342,10 +345,11 @@ class Consumer:
             self._context.wake.signal(name)
         self._context.wake.signal(signals.MOVED)
 
-    def _raise_what_publishing_said(self) -> None:
-        """Errors of publishing that are nobody's surroundings end the loop, as those of handling do."""
+    def _raise_what_publishing_said(self, topic: str) -> None:
+        """Errors of publishing that are nobody's surroundings end the loop, as those of handling do. Of this topic alone:
+        a batch of another one may be in its transaction, and has to see that the row before its own is not published."""
         for key, task in list(self._publishing.items()):
-            if not task.done():
+            if key[0] != topic or not task.done():
                 continue
             del self._publishing[key]
             if (problem := task.exception()) is not None and not is_transient(problem):

@@ -23,6 +23,8 @@ TRUST_RANK: dict[str, int] = {"public": 0, "signed": 1, "secret": 2, "internal":
 
 EVENTS, HISTORY, PROFILE_EVENTS, MESSAGES = "events", "history", "profile-events", "messages"
 TOPICS = (EVENTS, HISTORY, PROFILE_EVENTS, MESSAGES)
+# Who reads them: the service, its schema and its consumer group have one name.
+READER_OF = {EVENTS: "profile", HISTORY: "profile", PROFILE_EVENTS: "triggers", MESSAGES: "dispatch"}
 MAX_HOPS = 5
 
 # The source under which the product itself publishes; its trust is `internal`.
@@ -170,7 +172,8 @@ class Intended(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="reco
     """A message wanted by a rule (bus topic `messages`, key: run id). The highest `run_version` wins.
 
     `value`: what success is worth, in the rule's own form (`{"money": "900"}`, `{"cart_total": "0.3"}` …; None: 30 % of
-    the mean order). `event`: the entry event as templates see it. `decided_at`: the T of the decision.
+    the mean order). `event`: the entry event as templates see it. `decided_at`: the T of the decision. `window`: the days and
+    hours in which it may be sent, in the rule's own form (`{"days": ["mon..fri"], "hours": "09:00-21:00"}`).
     """
 
     message: UUID
@@ -197,6 +200,7 @@ class Intended(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="reco
     cascade_after: float | None = None
     collect: float = 0.0
     priority: int = 0
+    window: dict[str, Any] | None = None
     event: dict[str, Any] = {}
     addressed: Addressed | None = None
     hops: int = 0

@@ -106,6 +106,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFixtures(config, log)
 
 
+class FailuresAtOnce:
+    """Names a failing test when it fails: a run that is cut off never comes to its summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\nFAILED ({report.when}) {report.nodeid}")
+
+
+@pytest.hookimpl(trylast=True)  # the terminal's own reporter is there by then
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
 def _place(item: pytest.Item) -> int:
     return next((n for n, name in enumerate(LONGEST_FIRST) if f"/{name}/" in item.path.as_posix()), -1)
 

@@ -85,8 +85,11 @@ class Bus(Protocol):
         """Tells the bus's own tools how far a group is. For people's eyes only; failures are logged, not raised."""
         ...
 
-    async def maintain(self) -> None:
-        """What the bus needs once an hour: room for new records, and old ones dropped."""
+    async def maintain(self, handled: Mapping[str, Mapping[int, int]]) -> None:
+        """What the bus needs once an hour: room for new records, and old ones dropped.
+
+        :param handled: bus topic → partition → number of the first record that its reader has not handled
+        """
         ...
 
     async def close(self) -> None: ...

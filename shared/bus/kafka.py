@@ -134,7 +134,7 @@ class KafkaBus:
         """Remembered, and told to Kafka every second."""
         self._uncommitted.setdefault(group, {}).update({(topic, p): number for p, number in positions.items()})
 
-    async def maintain(self) -> None:
+    async def maintain(self, handled: Mapping[str, Mapping[int, int]]) -> None:
         """Nothing to do: Kafka drops old records by the topic's `retention.ms`."""
 
     async def close(self) -> None:

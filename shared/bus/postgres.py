@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import msgspec
+import structlog
 
 from shared.bus.base import Outgoing, OutOfRange, Record, RecordTooLarge, partition_of
 from shared.db import Database
 from shared.wake import Wake, bus_topic
+
+log = structlog.get_logger(__name__)
 
 MAX_RECORD = 4 * 1024 * 1024  # bytes
 MAX_STATEMENT = 8 * 1024 * 1024  # bytes of records in one append
 FALLBACK = 1.0  # seconds until a reader looks without having been woken
 RETENTION_DAYS = 14
 POOL = 6
+_REST = "bus.record_default"  # the records of days for which there was no table
 
 _pack = msgspec.msgpack.Encoder()
 _unpack = msgspec.msgpack.Decoder(dict[str, bytes])
@@ -189,29 +194,53 @@ class PostgresBus:
     async def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
         """Nothing to tell: the positions lie in the same server, where people look."""
 
-    async def maintain(self, retention_days: int = RETENTION_DAYS) -> None:
-        """Makes the coming days' tables and drops the days that are over; run it every hour by the bus's owner."""
+    async def maintain(self, handled: Mapping[str, Mapping[int, int]], retention_days: int = RETENTION_DAYS) -> None:
+        """Makes the coming days' tables and drops the days that are over; run it every hour by the bus's owner.
+
+        A day stays beyond its time while it has a record that nobody has handled: after a long stop the readers go on.
+        """
         async with self._database.connection() as connection:
             await connection.execute("SELECT bus.make_days(2)")
             today = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::bigint / 86400")
             old = await connection.fetch(
                 """
-                SELECT c.oid::regclass::text AS name, substring(c.relname FROM 8)::int AS day
-                FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                WHERE i.inhparent = 'bus.record'::regclass AND c.relname <> 'record_default'
-                """
+                SELECT name, day FROM (
+                    SELECT c.oid::regclass::text AS name, substring(c.relname FROM 8)::int AS day
+                    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                    WHERE i.inhparent = 'bus.record'::regclass AND c.relname <> 'record_default'
+                    UNION ALL SELECT DISTINCT $2, day FROM bus.record_default
+                ) days WHERE day < $1 ORDER BY day
+                """,
+                today - retention_days,
+                _REST,
             )
         for name, day in old:
-            if day < today - retention_days:
-                async with self._database.transaction() as tx:
-                    await tx.execute(
-                        f"""
-                        UPDATE bus.partition p SET first = greatest(p.first, gone.last + 1)
-                        FROM (SELECT topic, partition, max(number) AS last FROM {name} GROUP BY 1, 2) gone
-                        WHERE p.topic = gone.topic AND p.partition = gone.partition
-                        """
-                    )
-                    await tx.execute(f"DROP TABLE {name}")
+            await self._drop_day(name, day, handled)
+
+    async def _drop_day(self, name: str, day: int, handled: Mapping[str, Mapping[int, int]]) -> None:
+        async with self._database.transaction() as tx:
+            last = await tx.fetch(
+                f"SELECT topic, partition, max(number) AS number FROM {name} WHERE day = $1 GROUP BY 1, 2", day
+            )
+            waiting = sorted(
+                {r["topic"] for r in last if r["number"] >= handled.get(r["topic"], {}).get(r["partition"], 0)}
+            )
+            if waiting:
+                log.warning(
+                    "bus.day_kept", day=f"{datetime.fromtimestamp(day * 86_400, UTC):%Y-%m-%d}", not_handled=waiting
+                )
+                return
+            await tx.execute(
+                """
+                UPDATE bus.partition p SET first = greatest(p.first, gone.number + 1)
+                FROM unnest($1::text[], $2::int[], $3::bigint[]) AS gone(topic, partition, number)
+                WHERE p.topic = gone.topic AND p.partition = gone.partition
+                """,
+                [row["topic"] for row in last],
+                [row["partition"] for row in last],
+                [row["number"] for row in last],
+            )
+            await tx.execute(f"DELETE FROM {name} WHERE day = {day}" if name == _REST else f"DROP TABLE {name}")
 
     async def close(self) -> None:
         if self._flusher is not None and not self._flusher.done():

@@ -102,8 +102,7 @@ class PostgresWorld(World):
         finally:
             await connection.close()
         bus = await self.open("clean-up")
-        assert isinstance(bus, PostgresBus)
-        await bus.maintain()
+        await bus.maintain({topic: {partition: before}})
 
     async def make_anew(self, topic: str) -> None:
         connection = await asyncpg.connect(self.url)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.schema import CreateTable
 
 from shared import wake as signals
 from shared.batch import Fetched
-from shared.bus.base import Outgoing, Record
+from shared.bus.base import Bus, Outgoing, OutOfRange, Record
 from shared.clock import VirtualClock
 from shared.consumer import Applied, Batch, Consumer, Fenced, bundles
 from shared.db import Tx
 from shared.errors import Permanent
-from shared.events import EVENTS, PROFILE_EVENTS
+from shared.events import EVENTS, HISTORY, PROFILE_EVENTS
 from shared.keeper import Keeper
 from shared.marks import marks_for, read_watermark
 from shared.outbox import HEADER, write_free
@@ -149,6 +152,127 @@ async def test_a_record_at_fault_is_put_aside_alone_with_its_bytes_and_reason(sp
             )
     assert [tuple(row) for row in rows] == [("probe", b"bad", "it says bad", "/value")]
     assert tuple(counted) == (3, 2, 1)
+
+
+async def test_a_record_that_times_out_alone_is_put_aside_when_it_has_returned_three_times(spine_url: str) -> None:
+    async with context_for(spine_url, partitions=1) as context:
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS], handler=_waits_for_what_is_locked, schema="probe", by_header=False
+        )
+        await context.bus.append(_events("good", "locked", "better"))
+        async with running(probe.loops()):
+            await until(lambda: probe.quiet(), limit=30, what="the batch is done")
+        async with context.database.connection() as connection:
+            letters = await connection.fetch("SELECT bytes, reason FROM platform.dead_letter")
+    assert [letter["bytes"] for letter in letters] == [b"locked"]
+    assert await _values(spine_url, "probe.effect") == ["better", "good"]
+
+
+@pytest.mark.parametrize("values", [["locked"], ["locked", "locked", "locked", "locked", "good"]])
+async def test_records_are_not_put_aside_while_a_table_is_locked(spine_url: str, values: list[str]) -> None:
+    async with context_for(spine_url, partitions=1) as context:
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS], handler=_waits_for_what_is_locked, schema="probe", by_header=False
+        )
+        await context.bus.append(_events(*values))
+        before = _retries()
+        async with running(probe.loops()):
+            # three for the batch, three for each record alone, and some
+            await until(lambda: _retries() >= before + 7, limit=30, what="the batch has been tried again and again")
+        async with context.database.connection() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM platform.dead_letter") == 0
+            assert await connection.fetchval("SELECT sum(read) FROM probe.position") == 0
+
+
+async def _waits_for_what_is_locked(tx: Tx, batch: Batch) -> Applied:
+    if any(record.value == b"locked" for record in batch.records):
+        await tx.execute("SET LOCAL statement_timeout = '10ms'")
+        await tx.execute("SELECT pg_sleep(5)")
+    return await only_notes(tx, batch)
+
+
+def _retries() -> float:
+    labels = {"group": "probe", "error": "QueryCanceledError"}
+    return REGISTRY.get_sample_value("dripline_batch_retries_total", labels) or 0.0
+
+
+async def test_a_batch_is_not_published_before_the_one_before_it_that_failed(spine_url: str) -> None:
+    async with context_for(spine_url, partitions=1) as context:
+        second_is_handled, go_on = asyncio.Event(), asyncio.Event()
+
+        async def handler(tx: Tx, batch: Batch) -> Applied:
+            if any(record.value == b"second" for record in batch.records):
+                second_is_handled.set()
+                await go_on.wait()
+            return await writes_and_passes_on(tx, batch)
+
+        bus = context.bus = _FailsOnce(context.bus, second_is_handled)
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS, HISTORY], handler=handler, schema="probe", by_header=False
+        )
+        async with running(probe.loops()):
+            await context.bus.append(_events("first"))
+            await until(lambda: bus.begun, what="the first row is being published")
+            await context.bus.append(_events("second"))
+            await until(lambda: bus.failed, what="that has failed, while the second batch is in its transaction")
+            for _ in range(2):
+                turned = probe.last_poll[HISTORY]
+                await until(lambda was=turned: probe.last_poll[HISTORY] > was, what="the other topic's loop turns")
+            go_on.set()
+            await until(lambda: probe.quiet(), what="both are published")
+    assert bus.published == ["first", "second"]
+
+
+class _FailsOnce:
+    """A bus that cannot publish the first time, and says so only after `when`."""
+
+    def __init__(self, bus: Bus, when: asyncio.Event) -> None:
+        self._bus, self._when = bus, when
+        self.begun = self.failed = False
+        self.published: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    async def publish(self, records: Sequence[Outgoing]) -> None:
+        if not self.begun:
+            self.begun = True
+            await self._when.wait()
+            self.failed = True
+            raise ConnectionError("the broker is starting again")
+        await self._bus.publish(records)
+        self.published += [record.value.decode() for record in records]
+
+
+async def test_a_bus_topic_made_anew_stops_its_partitions_and_says_so(spine_url: str) -> None:
+    async with context_for(spine_url, partitions=2) as context:
+        context.bus = _MadeAnew(context.bus)
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS], handler=writes_and_passes_on, schema="probe", by_header=False
+        )
+        async with running(probe.loops()):
+            await until(lambda: REGISTRY.get_sample_value("dripline_stopped_partitions", {"group": "probe"}) == 2)
+            with pytest.raises(OutOfRange, match="stopped"):
+                await probe.check()
+
+
+class _MadeAnew:
+    """A bus that finds, once its readers have begun, that its topics are others now: as Kafka's does."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus, self._begun = bus, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    async def fetch(self, *_: Any, **__: Any) -> dict[int, list[Record]]:
+        self._begun = True
+        raise OutOfRange("made anew")
+
+    async def beginnings(self, topic: str) -> dict[int, int]:
+        if self._begun:
+            raise OutOfRange("made anew")
+        return await self._bus.beginnings(topic)
 
 
 async def test_a_batch_fetched_before_somebody_else_moved_the_position_is_refused(spine_url: str) -> None:
