@@ -6,13 +6,15 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.settings import SERVICE_NAMES
+
 NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 # The documentation of the API is drawn by scripts of our own, and starts them in the page.
 DOCUMENTATION = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; worker-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-DOCUMENTATION_PATHS = ("/docs", "/redoc")
+DOCUMENTATION_PATHS = ("/docs", "/redoc", *(f"/{name}/docs" for name in SERVICE_NAMES))
 
 
 class SecurityHeaders:

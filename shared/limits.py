@@ -16,16 +16,17 @@ class RateLimit:
         self._rate, self._burst, self._now = rate, burst, now
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: Hashable) -> float:
-        """Takes one request. Returns 0 if it may go on, else the seconds after which the next one may."""
+    def take(self, who: Hashable, count: int = 1) -> float:
+        """Takes so many requests, all or none; at most a burst can ever go. Returns 0 if they may go on, else the seconds
+        after which they may."""
         now = self._now()
         left, at = self._buckets.pop(who, (float(self._burst), now))
         left = min(self._burst, left + (now - at) * self._rate)
-        allowed = left >= 1
-        self._buckets[who] = (left - 1 if allowed else left, now)
+        allowed = left >= count
+        self._buckets[who] = (left - count if allowed else left, now)
         if len(self._buckets) > MOST_KNOWN:
             self._buckets.popitem(last=False)
-        return 0.0 if allowed else (1 - left) / self._rate
+        return 0.0 if allowed else (count - left) / self._rate
 
 
 def network_of(host: str | None) -> str:

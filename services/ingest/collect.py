@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import zlib
 from collections.abc import Callable
 from datetime import datetime
@@ -23,17 +24,19 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from services.ingest import metrics
-from services.ingest.gate import Gate
+from services.ingest.gate import Gate, PublicRates, outside_network
 from services.ingest.intake import IN_A_THREAD, Intake, body_problem, refusal_problem, refused_errors
 from services.ingest.parse import Arrival, Source
 from services.ingest.reading import TYPES, WRITE_KEY, Envelope, Reading, read_body
 from services.ingest.refusal import Refusal, Refused
 from services.ingest.sources import KeyCache
+from shared.bus.base import OutOfRange
 from shared.errors import PROBLEM_JSON, Problem, is_transient
 from shared.log import get_logger
 
 MAX_BODY = 500 * 1024  # bytes, after inflating
 SLOWEST_BODY = 30.0  # seconds
+MAX_MEMBERS = 16  # of a gzip body: clients send one, and each costs a copy of the rest
 RETRY = {"Retry-After": "1"}
 
 _CALLS = (*TYPES, "batch")
@@ -67,13 +70,20 @@ class _Gone(Exception):
     """The client hung up before its body was complete: there is nobody to answer."""
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """How much at once, and how often."""
+
+    gate: Gate
+    rates: PublicRates
+
+
 class Collector:
     """The ASGI app. `now`: business time; `public_url`: the address of this API as browsers reach it, if it is set."""
 
     def __init__(
-        self, intake: Intake, keys: KeyCache, gate: Gate, now: Callable[[], datetime], public_url: str = ""
+        self, intake: Intake, keys: KeyCache, limits: Limits, now: Callable[[], datetime], public_url: str = ""
     ) -> None:
-        self._intake, self._keys, self._gate, self._now, self._public_url = intake, keys, gate, now, public_url
+        self._intake, self._keys, self._limits, self._now, self._public_url = intake, keys, limits, now, public_url
         self._answered = {status: metrics.ANSWERS.labels(str(status)) for status in (200, 400, 401, 413, 429, 503)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,10 +125,12 @@ class Collector:
         # Whoever has no valid key to show holds no memory while the key is looked up.
         name = user_of(headers[b"authorization"]) if b"authorization" in headers else None
         source = await self._known(name) if name else None
-        taken = _Taken(self._gate)
+        address = scope["client"][0] if scope["client"] else None
+        # A secret key is not known to everybody: whoever shows it first shares with nobody.
+        taken = _Taken(self._limits.gate, None if source and source.kind == "secret" else outside_network(address))
         try:
             body = await _body(headers, receive, taken)
-            arrived = _Arrived(call, body, headers, scope["client"][0] if scope["client"] else None, self._now())
+            arrived = _Arrived(call, body, headers, address, self._now())
             return await self._take(arrived, source)
         finally:
             taken.release()
@@ -130,6 +142,8 @@ class Collector:
             raise await self._unreadable(arrived, Refused.because(refusal), source) from None
         if source is None:
             source = await self._known(reading.write_key or arrived.key_header())
+        if source.kind == "public":
+            self._slow_down(source, arrived, len(reading.items))
         arrival = Arrival(source, arrived.at, reading.envelope, arrived.address)
         understood = await self._intake.understand(reading, arrival)
         if understood.refused:
@@ -141,6 +155,13 @@ class Collector:
             return _SUCCESS
         count = len(understood.refused)
         return msgspec.json.encode({"success": True, "refused": count, "errors": refused_errors(understood)})
+
+    def _slow_down(self, source: Source, arrived: _Arrived, events: int) -> None:
+        """Raises Problem 429 when a public source, or this network with its key, posts more than it may."""
+        if over := self._limits.rates.take(source.id, outside_network(arrived.address), events):
+            who, seconds = over
+            detail = f"This {who} posts more events with a public key than it may; try again."
+            raise Problem(429, "Too many events", detail, headers={"Retry-After": str(math.ceil(seconds))})
 
     async def _unreadable(self, arrived: _Arrived, why: Refused, source: Source | None) -> Problem:
         """Keeps the body if a key beside it says whose it is; without a key it is only counted."""
@@ -193,20 +214,20 @@ class _Arrived(msgspec.Struct, frozen=True):
 
 
 class _Taken:
-    """The bytes that one request holds in the gate."""
+    """The bytes that one request holds in the gate, as part of its network's share if one is named."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate, self._size = gate, 0
+    def __init__(self, gate: Gate, network: str | None) -> None:
+        self._gate, self._network, self._size = gate, network, 0
 
     def take(self, size: int) -> None:
-        if not self._gate.enter(size):
-            raise Problem(
-                429, "Too much at once", "Too many events are waiting to be written; try again.", headers=RETRY
-            )
+        if not self._gate.enter(size, self._network):
+            whose = "" if self._gate.in_flight + size > self._gate.limit else " of your network"
+            detail = f"Too many events{whose} are waiting to be written; try again."
+            raise Problem(429, "Too much at once", detail, headers=RETRY)
         self._size += size
 
     def release(self) -> None:
-        self._gate.leave(self._size)
+        self._gate.leave(self._size, self._network)
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive, taken: _Taken) -> bytes:
@@ -250,8 +271,11 @@ async def _rest_of_body(first: bytes, receive: Receive, taken: _Taken) -> bytes:
 
 def inflate(body: bytes) -> bytes:
     """A gzip body inflated, as far as it may go. Raises Problem 413 beyond that, 400 for what is no gzip."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while body:
+        if len(parts) == MAX_MEMBERS:
+            raise Problem(400, "The body cannot be inflated", f"It has more than {MAX_MEMBERS} gzip parts: send one.")
         member = zlib.decompressobj(wbits=31)
         try:
             part = member.decompress(body, MAX_BODY + 1 - size)
@@ -293,7 +317,8 @@ def user_of(authorization: bytes) -> str | None:
 
 
 def _of_failure(failure: Exception) -> Problem:
-    if is_transient(failure):
+    # A bus topic that was made anew takes nothing from this process: whoever asks again may meet one that knows it.
+    if is_transient(failure) or isinstance(failure, OutOfRange):
         log.warning("ingest.unavailable", error=f"{type(failure).__name__}: {failure}")
         return Problem(503, "Not available at the moment", "The events could not be written; try again.", headers=RETRY)
     log.error("ingest.failed", exc_info=failure)

@@ -88,7 +88,7 @@ def parse_item(item: Item, arrival: Arrival, shop: Shop, bits: RandomBits) -> Pa
         call = strict_json.read(item.raw) if item.value is None else item.value
         if type(call) is not dict:
             raise Refusal("type", "an event must be a JSON object")
-        return _parse(call, item.type, arrival, shop, bits)
+        return _parse(call, item, arrival, shop, bits)
     except Refusal as refusal:
         return Refused.because(refusal)
 
@@ -99,9 +99,9 @@ def parse(raw: bytes, call: str | None, arrival: Arrival, shop: Shop, bits: Rand
     return parsed.event if isinstance(parsed, Parsed) else parsed
 
 
-def _parse(call: dict[str, Any], kind: str | None, arrival: Arrival, shop: Shop, bits: RandomBits) -> Parsed:
+def _parse(call: dict[str, Any], item: Item, arrival: Arrival, shop: Shop, bits: RandomBits) -> Parsed:
     source, received_at = arrival.source, arrival.received_at
-    kind = kind or _type(call)
+    kind = item.type or _type(call)
     name = _name(call, kind, source)
     data = _data(call, kind, arrival.envelope)
     _check_keys(data)
@@ -122,7 +122,7 @@ def _parse(call: dict[str, Any], kind: str | None, arrival: Arrival, shop: Shop,
     message = _message_id(call)
     removed = _limit(data, shop, arrival) if source.kind == "public" else []
     event = Event(
-        id=_event_id(source, message, digest if written else None, received_at, bits),
+        id=_event_id(source, message, digest if written else None) or item.id or uuid7(received_at, bits),
         source=source.id,
         trust=trust,
         type=kind,
@@ -295,11 +295,11 @@ def _message_id(call: dict[str, Any]) -> str | None:
     return message
 
 
-def _event_id(source: Source, message: str | None, digest: str | None, now: datetime, bits: RandomBits) -> UUID:
-    """A repeat has the same id: by its messageId, else by its body if that says when; else every event is a new one."""
+def _event_id(source: Source, message: str | None, digest: str | None) -> UUID | None:
+    """A repeat has the same id: by its messageId, else by its body if that says when; else (None) every event is a new one."""
     if message is not None:
         return event_id(source.id, message)
-    return derived_id("event", source.id, digest) if digest else uuid7(now, bits)
+    return derived_id("event", source.id, digest) if digest else None
 
 
 def _limit(data: EventData, shop: Shop, arrival: Arrival) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -20,11 +21,13 @@ _MARK = b"\xef\xbb\xbf"  # byte order mark
 
 
 class Item(msgspec.Struct):
-    """One event as sent. `type` is None where the item itself must say it; `value` is there if it is read already."""
+    """One event as sent. `type` is None where the item itself must say it; `value` is there if it is read already; `id`
+    is the event's where nothing in it makes one (a replayed letter's: however often it is taken, it is one event)."""
 
     raw: bytes
     type: str | None = None
     value: dict[str, Any] | None = None
+    id: UUID | None = None
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):

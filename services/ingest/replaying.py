@@ -3,6 +3,9 @@
 What ingest refused is read again as it was read the first time: from the same source, in the same envelope, received
 when it was received. What a consumer or a relay put aside goes to its bus topic again, without the header by which it
 would be dropped as a repeat; it was not applied, so its event id is still free.
+
+Nothing is locked while the bus writes: two who replay one letter at once, or a replay after a crash, write its events
+twice, and under the same ids, so that they take effect once.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from services.ingest.reading import Envelope, Item, Reading, read_body
 from services.ingest.refusal import Refusal, Refused
 from shared.bus.base import Outgoing
 from shared.errors import Problem
+from shared.ids import derived_id
 from shared.outbox import HEADER
 from shared.service import Context
 
@@ -50,6 +54,9 @@ class Replaying:
             reading = read_body(raw, "batch") if whole_batch else Reading([Item(raw, how.get("call"))], envelope)
         except Refusal as refusal:
             raise _still(body_problem(Refused.because(refusal))) from None
+        for index, item in enumerate(reading.items):
+            # The same bytes refused anew open the letter again, with another time: that is another event.
+            item.id = derived_id("replayed", letter["id"], letter["at"].isoformat(), index)
         source = await self._source(letter)
         arrival = Arrival(source, letter["at"], reading.envelope, how.get("address"))
         understood = await self._intake.understand(reading, arrival)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from services.ingest import api, dead_letters_api, described, metrics, store
-from services.ingest.collect import PREFIXES, Collector
-from services.ingest.gate import Gate
+from services.ingest.collect import PREFIXES, Collector, Limits
+from services.ingest.gate import Gate, PublicRates
 from services.ingest.intake import Intake
 from services.ingest.parse import Shop
 from services.ingest.replaying import Replaying
@@ -24,9 +24,10 @@ async def build(context: Context) -> Service:
     hosts = frozenset(host.lower() for host in settings.link_hosts)
     shop = Shop(context.node_namespace, settings.shop_country, hosts)
     intake = Intake(context.bus, shop, context.hooks, context.bits, partial(store.keep_letters, database))
-    gate = Gate(settings.max_bytes_in_flight)
+    gate = Gate(settings.max_bytes_in_flight, settings.network_bytes_in_flight)
+    rates = PublicRates(settings.public_events_per_second, settings.network_events_per_second)
     metrics.BYTES_IN_FLIGHT.set_function(lambda: gate.in_flight)
-    collector = Collector(intake, keys, gate, context.clock.now, settings.public_url)
+    collector = Collector(intake, keys, Limits(gate, rates), context.clock.now, settings.public_url)
     return Service(
         name="ingest",
         routers=[api.router(context, keys), dead_letters_api.router(context, Replaying(context, intake))],

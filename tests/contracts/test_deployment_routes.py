@@ -53,6 +53,8 @@ async def routes(database_url: str) -> AsyncIterator[dict[str, str]]:
             service = await import_module(f"services.{name}.service").build(context)
             paths = [*(path for router in service.routers for path in paths_of(router)), *service.asgi]
             found |= {re.sub(r"\{[^}]*\}", "x1", path): name for path in paths}
+            described = ("openapi.json", "docs", "docs/static/swagger-ui-bundle.js")
+            found |= {f"/{name}/{page}": name for page in described}
             if service.close is not None:
                 await service.close()
         yield found

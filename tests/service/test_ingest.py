@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -266,6 +267,68 @@ async def test_too_many_bytes_at_once_are_answered_429(database_url: str) -> Non
         assert (await dripline.post("/v1/batch", large)).status_code == 200
 
 
+def behind(address: str) -> dict[str, str]:
+    """As the reverse proxy says whom it speaks for."""
+    return {"X-Forwarded-For": address}
+
+
+async def test_stalled_bodies_without_a_key_stop_their_own_network_only(database_url: str) -> None:
+    limits = {"max_bytes_in_flight": 64 << 20, "network_bytes_in_flight": 1 << 20}
+    async with serving(database_url, **limits) as dripline:
+        go_on = asyncio.Event()
+
+        async def stalled() -> AsyncIterator[bytes]:
+            yield b" " * 400 * 1024
+            await go_on.wait()
+
+        def stall(number: int) -> asyncio.Task[httpx.Response]:
+            address = behind(f"203.0.113.{number}")
+            return asyncio.create_task(dripline.http.post("/v1/batch", content=stalled(), headers=address))
+
+        waiting = [stall(number) for number in range(2)]
+        await until(
+            lambda: REGISTRY.get_sample_value("dripline_ingest_bytes_in_flight") == 800 * 1024,
+            what="the server has read what is there of both",
+        )
+        site = (dripline.keys.site_write_key, "")
+        large = json.dumps({"batch": [added(properties={"x": "y" * 30_000})] * 10}).encode()
+        answers = {
+            "same": await dripline.http.post("/v1/batch", content=large, auth=site, headers=behind("203.0.113.99")),
+            "other": await dripline.http.post("/v1/batch", content=large, auth=site, headers=behind("198.51.100.1")),
+            "secret": await dripline.post("/v1/batch", large, headers=behind("203.0.113.99")),
+        }
+        assert {who: answer.status_code for who, answer in answers.items()} == {
+            "same": 429,
+            "other": 200,
+            "secret": 200,
+        }
+        assert answers["same"].headers["retry-after"] == "1"
+        assert "of your network" in answers["same"].json()["detail"]
+        go_on.set()
+        assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [400, 400]
+        assert REGISTRY.get_sample_value("dripline_ingest_bytes_in_flight") == 0
+
+
+async def test_a_public_key_is_good_for_so_many_events_of_one_network_and_a_secret_one_for_more(
+    database_url: str,
+) -> None:
+    async with serving(database_url, network_events_per_second=1) as dripline:
+        site, batch = (dripline.keys.site_write_key, ""), {"batch": [added()] * 1_250}
+
+        async def post(address: str) -> httpx.Response:
+            return await dripline.http.post("/v1/batch", json=batch, auth=site, headers=behind(address))
+
+        answers = [await post("203.0.113.7") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert 1_200 < int(answers[2].headers["retry-after"]) <= 1_250
+        assert answers[2].json()["detail"].startswith("This network posts more events")
+        assert (await post("203.0.113.8")).status_code == 429, "a neighbour of the same network"
+        assert (await post("198.51.100.1")).status_code == 200
+        for _ in range(3):
+            assert (await dripline.post("/v1/batch", batch, headers=behind("203.0.113.7"))).status_code == 200
+        assert len(await dripline.events()) == 6 * 1_250
+
+
 async def test_a_flood_of_refused_public_events_is_slowed_down(dripline: Running) -> None:
     rubbish = {"batch": [{"type": "track", "event": "Email Sent", "anonymousId": "a", "x": "y" * 31_000}] * 15}
     statuses = set()
@@ -427,6 +490,51 @@ async def test_a_whole_body_that_was_refused_is_mended_and_taken_again(dripline:
     assert [event.name for event in await dripline.events()] == ["X"]
     [again] = await dripline.letters(state="open")
     assert again["pointer"] == "/event"
+
+
+class LeavesLettersOpen:
+    """As after a crash between the append and the closing of the letter: it is open again, the events are durable."""
+
+    def __init__(self, dripline: Running) -> None:
+        self._dripline = dripline
+
+    async def replay(self, letter: dict[str, Any], **how: Any) -> None:
+        at = f"/v1/dead-letters/{letter['id']}/replay"
+        answer = await self._dripline.http.post(at, json=how, headers=self._dripline.owner)
+        assert answer.status_code == 200, answer.text
+        async with self._dripline.server.context.database.connection() as connection:
+            await connection.execute("UPDATE platform.dead_letter SET state = 'open' WHERE id = $1", UUID(letter["id"]))
+
+
+async def test_a_letter_that_says_neither_id_nor_time_is_one_event_however_often_it_is_replayed(
+    dripline: Running,
+) -> None:
+    good = {"type": "track", "event": "X", "userId": "u"}
+    crashing = LeavesLettersOpen(dripline)
+
+    assert (await dripline.post("/v1/track", {**good, "event": "", "n": 1})).status_code == 400
+    [alone] = await dripline.letters()
+    await crashing.replay(alone, patch=[{"op": "replace", "path": "/event", "value": "X"}])
+    await crashing.replay(alone, patch={"event": "Another patch"})
+    assert len({event.id for event in await dripline.events()}) == 1
+    await crashing.replay(alone, body={**good, "messageId": "m"})
+    assert len({event.id for event in await dripline.events()}) == 2, "an id of its own is what counts"
+
+    whole = b'{"batch": [{"type":"track","event":"X","userId":"u"}], "context": {"x": "\\u0000"}}'
+    assert (await dripline.post("/v1/batch", whole)).status_code == 400
+    [batch] = [letter for letter in await dripline.letters() if letter["pointer"] == "/context/x"]
+    for _ in range(2):
+        await crashing.replay(batch, body={"batch": [good, good]})
+    assert len({event.id for event in await dripline.events()}) == 4, "two alike in a batch are two events"
+
+
+async def test_the_same_bytes_refused_anew_after_a_replay_are_an_event_of_their_own(dripline: Running) -> None:
+    bad = {"type": "track", "event": "", "userId": "u"}
+    for _ in range(2):
+        assert (await dripline.post("/v1/track", bad)).status_code == 400
+        [letter] = await dripline.letters(state="open")
+        assert (await dripline.replay(letter, {**bad, "event": "X"})).status_code == 200
+    assert len({event.id for event in await dripline.events()}) == 2
 
 
 async def test_a_letter_is_discarded_and_pages_go_back_in_time(dripline: Running) -> None:

@@ -36,6 +36,26 @@ async def test_revoking_what_is_not_there_says_so(database_url: str) -> None:
         await revoke_keys(database_url, "nobody")
 
 
+async def test_what_the_command_makes_and_revokes_stands_in_the_change_log(
+    database: Database, database_url: str
+) -> None:
+    key = await make_key(database_url, "lost laptop", "admin")
+    holder = await authenticate(database, f"Bearer {key}")
+    assert holder is not None
+    await revoke_keys(database_url, "lost laptop")
+    with pytest.raises(ConfigurationError):
+        await revoke_keys(database_url, "lost laptop")
+    async with database.connection() as connection:
+        rows = await connection.fetch("SELECT * FROM platform.change_log ORDER BY id")
+    assert [(row["principal"], row["action"], row["subject"]) for row in rows] == [
+        ("dripline keys", "api_key.create", "API key lost laptop"),
+        ("dripline keys", "api_key.revoke", "API key lost laptop"),
+    ]
+    assert [row["after"]["keys"] for row in rows] == [[str(holder.key)], [str(holder.key)]]
+    assert rows[0]["after"]["scope"] == "admin"
+    assert key not in str([tuple(row) for row in rows])
+
+
 async def _everything_stored(database: Database) -> list[tuple[object, ...]]:
     async with database.connection() as connection:
         return [tuple(row) for row in await connection.fetch("SELECT * FROM platform.api_key")]

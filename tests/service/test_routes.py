@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from tests.support.virtual_server import VirtualServer, virtual_server
 SERVICES = ("", "/ingest", "/profile", "/triggers", "/dispatch")
 # Open on purpose, and why.
 PROBES = {f"{service}/{name}" for service in SERVICES for name in ("livez", "readyz", "metrics", "version", "docs")}
-PAGES = {"/docs/oauth2-redirect", "/redoc", "/openapi.json"}  # the API's own description
+# The API's own description, whole and of each service.
+PAGES = {"/docs/oauth2-redirect", "/redoc", *(f"{service}/openapi.json" for service in SERVICES)}
 TOKENS = {"/c/{token}", "/o/{token}", "/u/{token}", "/confirm/{token}"}  # the signed token is the key
 INBOX = {"/inbox", "/inbox/{message}", "/inbox/{message}/letter"}  # has a door of its own (test_dispatch_api)
 PROVIDERS = "/webhooks/"  # each adapter checks its provider's signature (tests/contracts/test_channels.py)
@@ -127,14 +129,48 @@ async def test_collecting_needs_a_write_key(server: VirtualServer) -> None:
 
 async def test_every_answer_tells_the_browser_to_load_and_guess_nothing(server: VirtualServer) -> None:
     async with httpx.AsyncClient(base_url=server.server.origin) as http:
-        for path in ("/u/nonsense", "/confirm/nonsense", "/c/nonsense", "/inbox", "/docs", "/v1/profiles", "/nowhere"):
+        pages = ("/docs", "/ingest/docs")
+        for path in (*pages, "/u/nonsense", "/confirm/nonsense", "/c/nonsense", "/inbox", "/v1/profiles", "/nowhere"):
             answer = await http.get(path)
             policy = answer.headers["content-security-policy"]
             assert "default-src 'none'" in policy, path
             assert "frame-ancestors" in policy, path
             assert answer.headers["x-content-type-options"] == "nosniff", path
             assert answer.headers["referrer-policy"] == "no-referrer", path
-            assert "script-src" not in policy or path == "/docs", path
+            assert ("script-src" in policy) is (path in pages), path
+
+
+async def test_each_service_describes_its_own_routes_and_all_of_them_together_the_whole(server: VirtualServer) -> None:
+    async with httpx.AsyncClient(base_url=server.server.origin) as http:
+        whole = (await http.get("/openapi.json")).json()
+        parts = {service: (await http.get(f"{service}/openapi.json")).json() for service in SERVICES if service}
+    a_path_of_each = {
+        "/ingest": "/v1/batch",
+        "/profile": "/v1/profiles",
+        "/triggers": "/v1/rules",
+        "/dispatch": "/v1/templates",
+    }
+    for service, path in a_path_of_each.items():
+        assert [name for name, part in parts.items() if path in part["paths"]] == [service]
+        assert parts[service]["info"]["title"] == f"Dripline {service[1:]}"
+        assert parts[service]["components"]["securitySchemes"] == whole["components"]["securitySchemes"]
+    together = {path: item for part in parts.values() for path, item in part["paths"].items()}
+    assert sum(len(part["paths"]) for part in parts.values()) == len(together), "no route belongs to two services"
+    probes = {"/livez", "/readyz", "/metrics", "/version"}
+    assert together == {path: item for path, item in whole["paths"].items() if path not in probes}
+
+
+async def test_each_services_page_shows_its_own_document_and_brings_what_it_needs(server: VirtualServer) -> None:
+    async with httpx.AsyncClient(base_url=server.server.origin) as http:
+        for service in SERVICES[1:]:
+            page = (await http.get(f"{service}/docs")).text
+            assert f"url: '{service}/openapi.json'" in page
+            files = re.findall(r'(?:src|href)="([^"]+)"', page)
+            assert len(files) == 3
+            for file in files:
+                # A proxy that routes by the service's name leads here as well, and nothing is loaded from elsewhere.
+                assert file.startswith(f"{service}/docs/"), file
+                assert (await http.get(file)).status_code == 200, file
 
 
 async def test_a_key_is_used_only_so_often(server: VirtualServer, monkeypatch: pytest.MonkeyPatch) -> None:

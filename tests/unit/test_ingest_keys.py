@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from services.ingest.gate import Gate, RubbishAllowance
+from services.ingest.gate import UNREADABLE, Gate, PublicRates, RubbishAllowance, outside_network
 from services.ingest.sources import (
     KeyCache,
     KeysUnknown,
@@ -169,6 +169,56 @@ def test_the_gate_counts_what_is_inside() -> None:
     assert gate.enter(40)
     gate.leave(60)
     assert gate.enter(60) and gate.in_flight == 100
+
+
+def test_one_network_takes_no_more_of_the_gate_than_its_share() -> None:
+    gate = Gate(100, share=40)
+    assert gate.enter(30, "a") and not gate.enter(11, "a") and gate.enter(10, "a")
+    assert gate.enter(40, "b"), "another network is not concerned"
+    assert gate.enter(20, None) and not gate.enter(1, None), "who is known has no share, and the gate is full"
+    gate.leave(30, "a")
+    assert gate.enter(30, "a") and not gate.enter(1, "a")
+    for network in ("a", "b"):
+        gate.leave(40, network)
+    gate.leave(20, None)
+    assert gate.in_flight == 0 and not gate._shares, "a network that is gone costs no memory"
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("203.0.113.7", "203.0.113.0/24"),
+        ("::ffff:203.0.113.7", "203.0.113.0/24"),
+        ("2001:db8:1:2::3", "2001:db8:1::/48"),
+        ("127.0.0.1", None),
+        ("::1", None),
+        (None, None),
+        ("unknown", UNREADABLE),
+        ("9" * 10_000, UNREADABLE),
+    ],
+)
+def test_the_network_that_shares_limits_is_what_one_party_is_given(address: str | None, network: str | None) -> None:
+    assert outside_network(address) == network
+
+
+def test_a_public_source_sends_so_many_events_and_one_network_of_it_fewer() -> None:
+    time = [0.0]
+    rates = PublicRates(source=1_000, network=200, now=lambda: time[0])
+    assert [rates.take(SITE, "a", 2_500), rates.take(SITE, "a", 1_500)] == [None, None]
+    assert rates.take(SITE, "a", 2_500) == ("network", 12.5), "a batch waits until there is room for all of it"
+    assert rates.take(SITE, "b", 2_500) is None
+    assert rates.take(UUID(int=2), "a", 2_500) is None, "another source is not concerned"
+    time[0] = 12.5
+    assert rates.take(SITE, "a", 2_500) is None
+    time[0] = 1_000.0
+    for network in range(8):
+        assert rates.take(SITE, str(network), 2_500) is None
+    assert rates.take(SITE, "c", 1) == ("source", 0.001), "all networks together used up what the source may send"
+
+
+def test_zero_is_no_limit_for_public_sources() -> None:
+    rates = PublicRates(source=0, network=0, now=lambda: 0.0)
+    assert {rates.take(SITE, "a", 2_500) for _ in range(1_000)} == {None}
 
 
 def test_rubbish_is_kept_up_to_a_rate_a_source() -> None:

@@ -167,3 +167,15 @@ def test_a_gzip_bomb_is_stopped_early_and_a_broken_stream_is_told() -> None:
     assert len(inflate(gzip.compress(b"x" * 500 * 1024))) == 500 * 1024
     with pytest.raises(Problem):
         inflate(gzip.compress(b"x" * (500 * 1024 + 1)))
+
+
+def test_a_body_of_thousands_of_empty_gzip_members_is_refused_before_it_is_worked_through() -> None:
+    import gzip
+
+    member = gzip.compress(b"")
+    begun = time.process_time()
+    with pytest.raises(Problem, match="parts") as caught:
+        inflate(member * (500 * 1024 // len(member)))
+    assert caught.value.status == 400
+    assert time.process_time() - begun < 0.05, "nothing stops the event loop for 50 ms"
+    assert inflate(member * 15 + gzip.compress(b"{}")) == b"{}"

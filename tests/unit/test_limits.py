@@ -30,6 +30,12 @@ def test_one_who_asks_too_often_does_not_keep_the_others_out() -> None:
     assert [limit.take("a"), limit.take("a"), limit.take("b")] == [0, 1, 0]
 
 
+def test_several_at_once_go_through_together_or_not_at_all() -> None:
+    time = Time()
+    limit = RateLimit(rate=2, burst=5, now=time)
+    assert [limit.take("a", 4), limit.take("a", 4), limit.take("a", 1)] == [0, 1.5, 0]
+
+
 def test_memory_is_bounded_whoever_asks() -> None:
     limit = RateLimit(rate=1, burst=1, now=Time())
     for number in range(MOST_KNOWN + 10):
