@@ -15,6 +15,7 @@ from rich.console import Console
 
 from services.importing.command import import_command
 from services.migrate import migrate as migrate_database
+from services.mistakes import mistakes_in_one_sentence, say
 from shared import log
 from shared.embedded_postgres import EmbeddedPostgres, running_url
 from shared.errors import ConfigurationError
@@ -32,23 +33,6 @@ app.command("import")(import_command)
 Port = Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the embedded database, the inbox and the credentials.")]
-
-
-def say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False)
-
-
-@contextmanager
-def mistakes_in_one_sentence() -> Iterator[None]:
-    """What a person must mend ends the command with one sentence, not a traceback."""
-    try:
-        yield
-    except ConfigurationError as problem:
-        say(Console(stderr=True), f"[red]{problem}[/red]")
-        raise typer.Exit(1) from None
-    except OSError as problem:
-        say(Console(stderr=True), f"[red]{problem.strerror or problem} ({problem.filename or 'network'})[/red]")
-        raise typer.Exit(1) from None
 
 
 def _settings(**options: Any) -> Settings:
@@ -132,7 +116,10 @@ def migrate(data: Data = None) -> None:
     with mistakes_in_one_sentence():
         settings = _settings(data_dir=data)
         with database(settings) as url:
-            asyncio.run(migrate_database(url))
+            later = asyncio.run(migrate_database(url))
+    if later:
+        say(Console(stderr=True), f"{', '.join(later)}: of a later version than this program, and left as it is.")
+        return
     say(Console(stderr=True), "The database is at the newest version.")
 
 

@@ -2,36 +2,66 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from services.ingest.bootstrap import first_sources
+import asyncpg
+
+from services.ingest.bootstrap import make_first_sources
 from shared.auth import create_key
+from shared.db import Tx
+from shared.errors import ConfigurationError, is_transient
 from shared.service import Context
 
 
 async def make_credentials(context: Context, url: str) -> dict[str, Any] | None:
     """Makes sources and key when there is no API key yet, and writes `<data>/credentials.json` (mode 0600).
 
+    All or nothing: keys that stand in no file would lock everybody out, as only their hashes are kept.
+
     Returns what was made (`url, site_write_key, server_write_key, api_key`), or None when this is not the first start.
+    Raises ConfigurationError when the file cannot be written.
     """
+    file, made = context.settings.credentials_file, None
+    try:
+        async with context.database.transaction() as tx:
+            if (made := await _make(tx, context, url)) is not None:
+                # Before the commit: whether that went through may stay unknown, and then the keys must be known. If it did
+                # not, the next start writes the file anew.
+                await asyncio.to_thread(_keep, file, made)
+    except asyncpg.PostgresError as problem:
+        if made is not None and not is_transient(problem):
+            file.unlink(missing_ok=True)
+        raise
+    return made
+
+
+async def _make(tx: Tx, context: Context, url: str) -> dict[str, Any] | None:
+    await tx.execute("LOCK TABLE platform.api_key IN SHARE ROW EXCLUSIVE MODE")
+    if await tx.fetchval("SELECT EXISTS (SELECT 1 FROM platform.api_key)"):
+        return None
     now = context.clock.now()
-    async with context.database.transaction() as tx:
-        await tx.execute("LOCK TABLE platform.api_key IN SHARE ROW EXCLUSIVE MODE")
-        if await tx.fetchval("SELECT EXISTS (SELECT 1 FROM platform.api_key)"):
-            return None
-        _, api_key = await create_key(tx, "first start", "admin", now, context.bits)
-    sources = await first_sources(context.database, context.clock, context.bits)
-    made = {
+    _, api_key = await create_key(tx, "first start", "admin", now, context.bits)
+    sources = await make_first_sources(tx, now, context.bits)
+    return {
         "url": url,
         "site_write_key": sources.site_write_key if sources else None,
         "server_write_key": sources.server_write_key if sources else None,
         "api_key": api_key,
     }
-    write_private(context.settings.credentials_file, made)
-    return made
+
+
+def _keep(path: Path, made: dict[str, Any]) -> None:
+    try:
+        write_private(path, made)
+    except OSError as problem:
+        raise ConfigurationError(
+            f"The first start's keys were not made, as {path} cannot be written ({problem.strerror}): make the folder writable, "
+            "or name another with DATA_DIR."
+        ) from problem
 
 
 def write_private(path: Path, content: dict[str, Any]) -> None:
@@ -42,6 +72,8 @@ def write_private(path: Path, content: dict[str, Any]) -> None:
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(content, file, indent=2)
         file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

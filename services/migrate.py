@@ -15,6 +15,6 @@ HISTORIES = [
 ]
 
 
-async def migrate(database_url: str) -> None:
-    """Brings the database to the newest version of every schema."""
-    await run(database_url, [history for history in HISTORIES if history.versions.is_dir()])
+async def migrate(database_url: str) -> list[str]:
+    """Brings every schema to the newest version; returns those that a later program has brought further already."""
+    return await run(database_url, [history for history in HISTORIES if history.versions.is_dir()])

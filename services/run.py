@@ -19,9 +19,10 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services import documentation
 from services.draining import Drain
 from services.gauges import Gauges
 from services.headers import SecurityHeaders
@@ -29,13 +30,15 @@ from services.migrate import migrate
 from services.notifying import Notifier
 from services.watchdog import Watchdog
 from shared import errors, openapi
-from shared.bus import open_bus
+from shared.bus import open_bus_or_explain
 from shared.bus.leases import Leases
 from shared.clock import Clock, SystemClock, pause
+from shared.consumer import read_positions
 from shared.db import Database
 from shared.dead_letters import drop_dead_letters
 from shared.deployment import read_deployment, settle
 from shared.errors import ConfigurationError, is_transient
+from shared.events import READER_OF
 from shared.hooks import Hooks
 from shared.keeper import Keeper
 from shared.metrics import LOOP_FAILURES
@@ -113,7 +116,7 @@ async def _assemble(settings: Settings, database_url: str, clock: Clock, stack: 
         deployment = await read_deployment(connection)
     wake = Wake()
     bus_url = settings.bus_url.get_secret_value() if settings.bus_url else database_url
-    bus = await open_bus(bus_url, member=member, partitions=settings.partitions, wake=wake)
+    bus = await open_bus_or_explain(bus_url, member=member, partitions=settings.partitions, wake=wake)
     stack.push_async_callback(bus.close)
     async with platform.connection() as connection:
         await settle(connection, bus)
@@ -170,7 +173,12 @@ def _all_loops(
 
 async def _maintain(context: Context) -> None:
     while True:
-        await context.bus.maintain()
+        async with context.database.connection() as connection:
+            handled = {
+                topic: await read_positions(connection, reader, reader, context.bus.epoch(topic), topic)
+                for topic, reader in READER_OF.items()
+            }
+        await context.bus.maintain(handled)
         while await drop_dead_letters(context.database, context.clock.now(), context.settings.dead_letter_days):
             pass
         await pause(MAINTENANCE)
@@ -243,7 +251,7 @@ def _application(context: Context, services: dict[str, Service], watchdog: Watch
         title="Dripline",
         version=dripline_version(),
         summary="Event-driven trigger marketing on your own machines",
-        description="Write keys post events (see README); everything else needs `Authorization: Bearer <API key>`.",
+        description=documentation.ABOUT,
     )
     app.state.database = context.database
     app.state.context = context
@@ -259,6 +267,7 @@ def _application(context: Context, services: dict[str, Service], watchdog: Watch
         [router for service in services.values() for router in service.routers],
         [service.described for service in services.values()],
     )
+    documentation.install(app, services.values())
     return Front(SecurityHeaders(app), raw, app)
 
 
@@ -302,8 +311,6 @@ def _add_probes(
         app.add_api_route(f"{prefix}/livez", live, responses=failing, **shown)
         app.add_api_route(f"{prefix}/readyz", readiness(names), responses=failing, **shown)
         app.add_api_route(f"{prefix}/metrics", metrics, response_class=Response, responses=text, **shown)
-        if prefix:
-            app.add_api_route(f"{prefix}/docs", lambda: RedirectResponse("/docs"), include_in_schema=False)
         app.add_api_route(f"{prefix}/version", version_of, **shown)
 
 

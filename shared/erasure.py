@@ -7,8 +7,11 @@ database, one line an erased node: `<digest in hex> <moment>`.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hmac
 import os
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -56,16 +59,58 @@ async def read_digests(tx: Tx) -> dict[bytes, datetime]:
     return {row["hmac"]: row["at"] for row in rows}
 
 
+_LONGEST_LINE = 1024  # bytes; far more than a line has
+_UNFINISHED = re.compile(rb"[0-9a-f]{1,64}|[0-9a-f]{64} [0-9T:.+-]{0,32}")
+_CUT_OFF = "was cut off: copy the file again if it is a copy; if it is the original, take that line away"
+
+
 # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def append_to_file(file: Path, secret: bytes, nodes: Sequence[UUID], at: datetime) -> None:
-    """Appends one line a node and returns when they are on the disk. Several processes may append to one file."""
+    """Appends one line a node and returns when they are on the disk. Several processes may append to one file.
+
+    :raises OSError: nothing was appended
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, lines_of({digest(secret, node): at for node in nodes}).encode())
-        os.fsync(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing gives it back
+        end = _mend_end(descriptor)
+        _append_whole(descriptor, end + lines_of({digest(secret, node): at for node in nodes}).encode())
     finally:
         os.close(descriptor)
+
+
+def _append_whole(descriptor: int, data: bytes) -> None:
+    """All or nothing: on a nearly full disk a part of it would be written, and the next line would stick to that."""
+    before = os.fstat(descriptor).st_size
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
+
+
+def _mend_end(descriptor: int) -> bytes:
+    """Takes away a last line that a crash left unfinished: its erasure never took place, as that commits after the line is
+    on the disk. Returns what must stand before the next line: the end of a whole last line that lacks it.
+
+    :raises OSError: the file ends like no journal of ours; nothing is taken away
+    """
+    size = os.fstat(descriptor).st_size
+    begin = max(0, size - _LONGEST_LINE)
+    last = os.pread(descriptor, size - begin, begin).rpartition(b"\n")[2]
+    if not last:
+        return b""
+    try:
+        _entry(last.decode())
+    except ValueError:
+        if not _UNFINISHED.fullmatch(last):
+            raise OSError(errno.EINVAL, "it does not end like an erasure journal") from None
+        os.ftruncate(descriptor, size - len(last))
+        return b""
+    return b"\n"
 
 
 def lines_of(digests: dict[bytes, datetime]) -> str:
@@ -74,15 +119,27 @@ def lines_of(digests: dict[bytes, datetime]) -> str:
 
 
 def read_file(file: Path) -> dict[bytes, datetime]:
-    """By digest the latest moment. Raises ValueError, with the line's number, for a line that is none of ours."""
+    """By digest the latest moment. Raises ValueError, with the line's number, for a line that is none of ours.
+
+    A last line that was cut off is refused, too: the file may be a copy that lacks more than that line.
+    """
+    with file.open() as opened:
+        fcntl.flock(opened, fcntl.LOCK_SH)  # whoever appends is done
+        lines = opened.read().splitlines(keepends=True)
     found: dict[bytes, datetime] = {}
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
-            text, _, moment = line.partition(" ")
-            key, at = bytes.fromhex(text), datetime.fromisoformat(moment)
-            if len(key) != 32 or at.tzinfo is None:
-                raise ValueError
+            key, at = _entry(line.rstrip("\n"))
         except ValueError:
-            raise ValueError(f"line {number} of {file} is not a line of an erasure journal") from None
+            why = "is not a line of an erasure journal" if line.endswith("\n") else _CUT_OFF
+            raise ValueError(f"line {number} of {file} {why}") from None
         found[key] = max(at, found.get(key, at))
     return found
+
+
+def _entry(line: str) -> tuple[bytes, datetime]:
+    text, _, moment = line.partition(" ")
+    key, at = bytes.fromhex(text), datetime.fromisoformat(moment)
+    if len(key) != 32 or at.tzinfo is None:
+        raise ValueError
+    return key, at

@@ -135,6 +135,8 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
         or address.is_link_local
         or address.is_reserved
         or address.is_unspecified
+        # fec0::/10: deprecated, and still somebody's inner network; `is_global` takes it for a public one.
+        or (isinstance(address, IPv6Address) and address.is_site_local)
     )
 
 

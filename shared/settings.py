@@ -103,6 +103,18 @@ class Settings(BaseSettings):
     max_bytes_in_flight: Annotated[int, Field(ge=1 << 20)] = 64 << 20
     """Bytes of request bodies that ingest takes on at once; beyond it answers 429."""
 
+    network_bytes_in_flight: Annotated[int, Field(ge=1 << 20)] = 8 << 20
+    """Bytes of those that one network (/24, IPv6 /48) may hold with a public key or before any key is known; beyond it
+    gets 429."""
+
+    public_events_per_second: Annotated[int, Field(ge=0)] = 3_000
+    """Events a second that one public source may post in the long run, 20 times as many at once; beyond it gets 429. Of
+    each process of ingest; 0 is no limit."""
+
+    network_events_per_second: Annotated[int, Field(ge=0)] = 500
+    """Events a second that one network (/24, IPv6 /48) may post with one public source, 20 times as many at once; beyond
+    it gets 429. Of each process of ingest; 0 is no limit."""
+
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────
     smtp_url: SecretStr | None = None
     """`smtp://user:password@host:587`, or `smtps://…`. Default: e-mail stays in the inbox."""
@@ -155,6 +167,13 @@ class Settings(BaseSettings):
     def _plain_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not re.match(r"^postgres(ql)?://", value.get_secret_value()):
             raise ValueError("must begin with postgresql://")
+        return value
+
+    @field_validator("bus_url")
+    @classmethod
+    def _known_bus(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not re.match(r"^(postgres(ql)?|kafkas?)://", value.get_secret_value()):
+            raise ValueError("must begin with postgresql://, kafka:// or kafkas://")
         return value
 
     @field_validator("smtp_url")

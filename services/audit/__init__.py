@@ -14,7 +14,7 @@ from rich.console import Console
 from services.audit.books import Book
 from services.audit.counting import count_books
 from services.audit.printing import print_books, print_differences
-from shared.bus import open_bus
+from shared.bus import open_bus_or_explain
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.settings import Settings
@@ -27,7 +27,7 @@ async def audit(settings: Settings, database_url: str) -> list[Book]:
     """Counts and returns the books."""
     database = await Database.open(database_url, member=MEMBER, size=2)
     bus_url = settings.bus_url.get_secret_value() if settings.bus_url else database_url
-    bus = await open_bus(bus_url, member=MEMBER, partitions=settings.partitions, wake=Wake())
+    bus = await open_bus_or_explain(bus_url, member=MEMBER, partitions=settings.partitions, wake=Wake())
     try:
         return await count_books(database, bus)
     finally:

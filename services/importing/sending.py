@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ MAX_BATCH_EVENTS = 500
 _RETRIED = frozenset({408, 410, 429, 460})
 _NOT_RETRIED_5XX = frozenset({501, 505})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_OF_EVENT = re.compile(r"#?/batch/(\d{1,6})(/.*)?")
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -108,7 +110,7 @@ class Sender:
             return []
         answer = await self._post(b'{"batch":[' + b",".join(events) + b"]}")
         if answer.status_code == 200:
-            return []
+            return await self._refused(answer, events, origins)
         if answer.status_code in (401, 403):
             raise ImportProblem(
                 f"the server does not accept this write key: {_detail(answer)}; take a secret source's (--key)"
@@ -117,15 +119,35 @@ class Sender:
             raise ImportProblem(
                 f"{self._client.base_url} does not offer the tracking API ({answer.status_code}); check --url"
             )
-        if len(events) == 1:
-            return [Refusal(*origins[0], _detail(answer))]
-        if answer.status_code == 413:
-            half = len(events) // 2
-            return [
-                *await self._send(events[:half], origins[:half]),
-                *await self._send(events[half:], origins[half:]),
-            ]
-        return [Refusal(line, key, _detail(answer)) for line, key in origins]
+        if answer.status_code == 413 and len(events) > 1:
+            return await self._halves(events, origins)
+        return await self._refused(answer, events, origins)
+
+    async def _halves(self, events: list[bytes], origins: list[tuple[int, str]]) -> list[Refusal]:
+        half = len(events) // 2
+        return [
+            *await self._send(events[:half], origins[:half]),
+            *await self._send(events[half:], origins[half:]),
+        ]
+
+    async def _refused(
+        self, answer: httpx.Response, events: list[bytes], origins: list[tuple[int, str]]
+    ) -> list[Refusal]:
+        """All events that this answer refuses, each with its own reason.
+
+        The answer lists only the first of them, in the order of the batch: what comes after the last one listed is sent
+        again until all are known. What was taken already stays one event, by its messageId.
+        """
+        count, reasons = _told_of(answer, len(events))
+        known = [Refusal(*origins[place], reason) for place, reason in reasons.items()]
+        if len(known) >= count:
+            return known
+        if not known and count >= len(events):
+            return [Refusal(line, key, _detail(answer)) for line, key in origins]
+        if not known:
+            return await self._halves(events, origins)
+        after = max(reasons) + 1
+        return [*known, *await self._send(events[after:], origins[after:])]
 
     async def _post(self, body: bytes) -> httpx.Response:
         """One answer that is neither 'later' nor silence."""
@@ -168,11 +190,36 @@ def retry_after(header: str | None, now: datetime) -> float | None:
         return None
 
 
+def _told_of(answer: httpx.Response, size: int) -> tuple[int, dict[int, str]]:
+    """How many of `size` events were refused, and by their places in the batch the reasons of those that are listed."""
+    document = _json(answer)
+    document = document if isinstance(document, dict) else {}
+    listed = document.get("errors")
+    reasons: dict[int, str] = {}
+    for error in listed if isinstance(listed, list) else []:
+        found = _OF_EVENT.fullmatch(str(error.get("pointer"))) if isinstance(error, dict) else None
+        if found and int(found[1]) < size:
+            field = f"{found[2]}: " if found[2] else ""
+            reasons.setdefault(int(found[1]), f"{field}{error.get('detail') or 'refused'}"[:300])
+    reasons = dict(sorted(reasons.items()))
+    if answer.status_code == 200:
+        count = document.get("refused")
+        return (count if isinstance(count, int) else len(reasons)), reasons
+    # Nothing was taken. Unless the list begins with the first event and has no gap, it does not speak of each by itself.
+    return size, (reasons if list(reasons) == list(range(len(reasons))) else {})
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
 def _detail(answer: httpx.Response) -> str:
     """What a problem document says, else the beginning of the answer."""
-    try:
-        problem = answer.json()
-    except ValueError:
+    problem = _json(answer)
+    if problem is None:
         return answer.text[:200] or answer.reason_phrase
     if isinstance(problem, dict):
         words = [str(problem[name]) for name in ("detail", "pointer") if problem.get(name)] or [

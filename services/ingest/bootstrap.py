@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from services.ingest.sources import key_hash, key_hint, new_key
 from services.ingest.store import NewKey, any_source, insert_source
 from shared.clock import Clock
-from shared.db import Database
+from shared.db import Database, Tx
 from shared.ids import RandomBits, uuid7
 
 
@@ -23,12 +25,16 @@ async def first_sources(database: Database, clock: Clock, bits: RandomBits) -> C
 
     Of two processes that start at once one makes them.
     """
-    made = Credentials(new_key(bits), new_key(bits))
-    now = clock.now()
     async with database.transaction() as tx:
-        if await any_source(tx):
-            return None
-        for name, kind, key in (("site", "public", made.site_write_key), ("server", "secret", made.server_write_key)):
-            kept = NewKey(uuid7(now, bits), key_hash(key), key_hint(key), key if kind == "public" else None)
-            await insert_source(tx, uuid7(now, bits), name, kind, None, kept, now)
+        return await make_first_sources(tx, clock.now(), bits)
+
+
+async def make_first_sources(tx: Tx, now: datetime, bits: RandomBits) -> Credentials | None:
+    """The same in the caller's transaction."""
+    if await any_source(tx):
+        return None
+    made = Credentials(new_key(bits), new_key(bits))
+    for name, kind, key in (("site", "public", made.site_write_key), ("server", "secret", made.server_write_key)):
+        kept = NewKey(uuid7(now, bits), key_hash(key), key_hint(key), key if kind == "public" else None)
+        await insert_source(tx, uuid7(now, bits), name, kind, None, kept, now)
     return made

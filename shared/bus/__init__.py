@@ -1,4 +1,4 @@
-"""The bus and who may read it. Only this package looks at the scheme of BUS_URL."""
+"""The bus and who may read it. Only this package acts on the scheme of BUS_URL; the settings refuse an unknown one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncpg
 
 from shared.bus.base import Bus
 from shared.bus.postgres import PostgresBus
-from shared.errors import DriplineError
+from shared.errors import ConfigurationError, is_transient
 from shared.events import TOPICS
 from shared.wake import Wake
 
@@ -20,7 +20,28 @@ async def open_bus(url: str, *, member: str, partitions: int, wake: Wake) -> Bus
         from shared.bus.kafka import KafkaBus
 
         return await KafkaBus.open(url, partitions=partitions, member=member, wake=wake)
-    raise DriplineError(f"BUS_URL begins with {scheme!r}; it must begin with postgresql:// or kafka://")
+    raise ConfigurationError("The URL of a bus must begin with postgresql:// or kafka://.")
+
+
+async def open_bus_or_explain(url: str, *, member: str, partitions: int, wake: Wake) -> Bus:
+    """The same for a person at a terminal.
+
+    :raises ConfigurationError: it cannot be reached, does not let us in, or has no log table
+    """
+    try:
+        return await open_bus(url, member=member, partitions=partitions, wake=wake)
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as problem:
+        raise ConfigurationError(
+            "The database of the bus has no log table; run `dripline migrate` with DATABASE_URL set to it first."
+        ) from problem
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as problem:
+        raise ConfigurationError(f"The database of the bus cannot be used: {problem}; mend BUS_URL.") from problem
+    except Exception as problem:
+        if not is_transient(problem) and not isinstance(problem, OSError):
+            raise
+        raise ConfigurationError(
+            f"The bus cannot be reached ({type(problem).__name__}: {problem}); start it, or mend BUS_URL."
+        ) from problem
 
 
 async def reach_bus(url: str) -> list[str]:

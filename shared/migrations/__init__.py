@@ -1,7 +1,8 @@
 """Brings a database to the newest version: the schemas, one role a service, one Alembic history a schema, the grants.
 
 The histories are `shared/migrations/versions` (schemas platform and bus) and `services/<service>/migrations/versions`.
-Running it twice, or from two processes at once, is harmless: an advisory lock lets one through at a time.
+Running it twice, or from two processes at once, is harmless: an advisory lock lets one through at a time. A schema that a
+later version has migrated is left as it is: in a rolling upgrade, and after a roll-back, the old version starts on it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from uuid import uuid4
 import asyncpg
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from shared.ids import lock_key
+from shared.log import get_logger
 
 ENVIRONMENT = Path(__file__).parent
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,11 @@ class History:
 PLATFORM = History("platform", ENVIRONMENT / "versions", None)
 
 
-async def migrate(url: str, histories: list[History]) -> None:
-    """Migrates `url` (asyncpg form) through the histories in order. Raises what the server says."""
+async def migrate(url: str, histories: list[History]) -> list[str]:
+    """Migrates `url` (asyncpg form) through the histories in order. Raises what the server says.
+
+    Returns the schemas that a later version has migrated: nothing is changed in them.
+    """
     roles = [history.role for history in histories if history.role]
     connection = await asyncpg.connect(url)
     try:
@@ -49,20 +57,26 @@ async def migrate(url: str, histories: list[History]) -> None:
         engine = create_async_engine(
             "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(url)
         )
+        later: list[str] = []
         try:
             for history in histories:
                 async with engine.connect() as sa_connection:
-                    await sa_connection.run_sync(_upgrade, history)
+                    if not await sa_connection.run_sync(_upgrade, history):
+                        later.append(history.schema)
                     await sa_connection.commit()
         finally:
             await engine.dispose()
+        if later:
+            log.warning("migrate.later_version", schemas=later)
         for history in histories:
-            await _grant(connection, history, roles)
+            if history.schema not in later:
+                await _grant(connection, history, roles)
         await connection.execute(
             "INSERT INTO platform.deployment (node_namespace, secret) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             uuid4(),
             secrets.token_bytes(32),
         )
+        return later
     finally:
         await connection.close()
 
@@ -100,26 +114,37 @@ async def _grant(connection: asyncpg.Connection, history: History, roles: list[s
     await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA cdp TO {everyone}")
 
 
-def _upgrade(connection: Connection, history: History) -> None:
+def _upgrade(connection: Connection, history: History) -> bool:
+    """Upgrades to the newest version that this program knows; False if the schema is at one that it does not know."""
+    config = _config(history)
+    config.attributes["connection"] = connection
+    config.attributes["schema"] = history.schema
+    connection.execute(text(f"SET search_path TO {history.schema}"))
+    stands = MigrationContext.configure(connection, opts={"version_table_schema": history.schema}).get_current_heads()
+    if not known_versions(history).issuperset(stands):
+        return False
+    command.upgrade(config, "head")
+    return True
+
+
+def _config(history: History) -> Config:
     config = Config()
     config.set_main_option("script_location", str(ENVIRONMENT))
     config.set_main_option("version_locations", str(history.versions))
     config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    config.attributes["schema"] = history.schema
-    connection.execute(text(f"SET search_path TO {history.schema}"))
-    command.upgrade(config, "head")
+    return config
 
 
 def newest_versions(history: History) -> set[str]:
     """The versions at which the history's schema stands when it is up to date."""
-    config = Config()
-    config.set_main_option("script_location", str(ENVIRONMENT))
-    config.set_main_option("version_locations", str(history.versions))
-    config.set_main_option("path_separator", "os")
-    return set(ScriptDirectory.from_config(config).get_heads())
+    return set(ScriptDirectory.from_config(_config(history)).get_heads())
 
 
-def migrate_sync(url: str, histories: list[History]) -> None:
+def known_versions(history: History) -> set[str]:
+    """All versions of the history; a schema that stands at another one was migrated by a later program."""
+    return {script.revision for script in ScriptDirectory.from_config(_config(history)).walk_revisions()}
+
+
+def migrate_sync(url: str, histories: list[History]) -> list[str]:
     """The same, for callers without a running loop."""
-    asyncio.run(migrate(url, histories))
+    return asyncio.run(migrate(url, histories))

@@ -44,11 +44,22 @@ async def test_a_database_without_tables_is_told_to_migrate(empty_database_url: 
 async def test_a_schema_behind_the_program_is_named(database_url: str, tmp_path: Path) -> None:
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute("UPDATE triggers.alembic_version SET version_num = 'older'")
+        await connection.execute("DELETE FROM triggers.alembic_version")
     finally:
         await connection.close()
     checks = await found(told(tmp_path, database_url=database_url))
     assert str(checks["the database's migrations"].problem).startswith("triggers is not")
+
+
+async def test_a_schema_ahead_of_the_program_is_advice(database_url: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute("UPDATE triggers.alembic_version SET version_num = 'of a later version'")
+    finally:
+        await connection.close()
+    problem = (await found(told(tmp_path, database_url=database_url)))["the database's migrations"].problem
+    assert isinstance(problem, Advice)
+    assert problem.startswith("triggers is of a later version")
 
 
 async def test_a_hold_after_a_restore_is_said(database_url: str, tmp_path: Path) -> None:

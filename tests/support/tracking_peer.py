@@ -6,7 +6,8 @@ Prints its port on the first line of its output. It checks what the protocol ask
 empty password, JSON of the batch form, the limits of size and number, a type and an id for every event, `messageId` of
 100 characters at most. Scripted answers (`status:Retry-After`) come first. An event whose properties say
 `{"refuse": true}` is bad: a batch without a good event is answered 400, else 200 and only the good ones go into the
-ledger, one JSON line each, `{"request": n, "event": {…}}`.
+ledger, one JSON line each, `{"request": n, "event": {…}}`. As ingest does, both answers list the first twenty bad ones
+with their pointers, and 200 says how many there are.
 
 `GET /v1/messages` (Bearer key) lists what `--messages FILE` (JSON list) says, two a page; links (`/c/…`, `/o/…`,
 `/u/…`, `/confirm/…`) are answered 200 and recorded as `{"request": n, "method": …, "path": …}`.
@@ -86,16 +87,26 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(413, {"title": "too large"})
         try:
             events = json.loads(body)["batch"]
-            good = [event for event in events if self._fault(event) is None]
+            faults = [(index, fault) for index, event in enumerate(events) if (fault := self._fault(event))]
         except (ValueError, KeyError, TypeError) as problem:
             return self._answer(400, {"title": "bad request", "detail": f"not a batch: {problem}"})
-        if len(events) > 2500 or not good:
-            fault = self._fault(events[0]) if events else "no events"
-            return self._answer(400, {"title": "bad request", "detail": fault, "pointer": "/batch/0"})
+        if not events or len(events) > 2500:
+            errors = [{"pointer": "#/batch", "detail": "is empty" if not events else "has more than 2500 events"}]
+            return self._answer(400, {"title": "bad request", "detail": errors[0]["detail"], "errors": errors})
+        errors = [
+            {"pointer": f"#/batch/{index}{'/properties/refuse' if 'refused' in fault else ''}", "detail": fault}
+            for index, fault in faults[:20]
+        ]
+        if len(faults) == len(events):
+            told = f"{errors[0]['pointer']}: {errors[0]['detail']}"
+            return self._answer(400, {"title": "No event could be taken", "detail": told, "errors": errors})
+        bad = {index for index, _ in faults}
         with self.server.lock, self.server.options.ledger.open("a") as ledger:
-            for event in good:
-                ledger.write(json.dumps({"request": number, "event": event}) + "\n")
-        return self._answer(200, {"success": True})
+            for index, event in enumerate(events):
+                if index not in bad:
+                    ledger.write(json.dumps({"request": number, "event": event}) + "\n")
+        refused = {"refused": len(faults), "errors": errors} if faults else {}
+        return self._answer(200, {"success": True, **refused})
 
     def _fault(self, event: dict) -> str | None:
         if event.get("properties", {}).get("refuse"):

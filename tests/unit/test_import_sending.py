@@ -238,9 +238,38 @@ async def test_what_the_server_refuses_is_listed_and_the_others_go_on(peer_of, j
         job = job_of(orders, peer.url)
         report = await run_import(job)
         assert set(peer.ids) == wanted(orders[500:])
-    assert report.refused == {"this event is refused: /batch/0": 500}
+    assert report.refused == {"/properties/refuse: this event is refused": 500}
     assert report.sent == 100
     assert len(list(csv.DictReader(job.left_out.open()))) == 500
+
+
+@pytest.mark.parametrize("bad", [{7}, set(range(3, 500, 4)), {*range(40), 499}])
+async def test_bad_events_among_good_ones_are_listed_and_do_not_count_as_sent(peer_of, job_of, bad):
+    orders = [order(n, refuse=n in bad) for n in range(500)]
+    with peer_of() as peer:
+        job = job_of(orders, peer.url)
+        report = await run_import(job)
+        assert set(peer.ids) == wanted([each for n, each in enumerate(orders) if n not in bad])
+    assert report.refused == {"/properties/refuse: this event is refused": len(bad)}
+    assert report.sent == 500 - len(bad)
+    assert {int(row["line"]) - 1 for row in csv.DictReader(job.left_out.open())} == bad
+
+
+async def test_the_command_ends_with_2_when_a_single_event_was_refused(peer_of, job_of):
+    with peer_of() as peer:
+        job = job_of([order(1), order(2, refuse=True), order(3)], peer.url)
+        (mapping := job.source.with_name("orders.yml")).write_text(json.dumps(MAPPING))
+        words = [job.source, "--mapping", mapping, "--url", peer.url, "--key", KEY, "--left-out", job.left_out]
+        done = subprocess.run([sys.executable, "-c", COMMAND, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert [row["line"] for row in csv.DictReader(job.left_out.open())] == ["2"]
+
+
+async def test_an_import_that_is_refused_here_and_there_too_often_stops(peer_of, job_of, monkeypatch):
+    monkeypatch.setattr("services.importing.runner.MAX_REFUSED", 100)
+    with peer_of() as peer:
+        with pytest.raises(ImportProblem, match="the server refused"):
+            await run_import(job_of([order(n, refuse=n % 2 == 0) for n in range(1500)], peer.url))
 
 
 async def test_a_batch_that_is_too_large_for_the_server_comes_in_halves(peer_of, job_of):

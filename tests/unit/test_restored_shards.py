@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -68,3 +73,70 @@ def test_a_journal_that_is_none_is_refused_with_the_line(tmp_path: Path, line: s
     file.write_text(f"{'0' * 64} 2026-03-10T12:00:00+00:00\n{line}\n")
     with pytest.raises(ValueError, match="line 2 of"):
         read_file(file)
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """The system writes what still fits, and refuses the rest: as a disk does that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_journal_that_cannot_be_written_whole_is_as_it_was_and_the_failure_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "erasures.txt"
+    first, second, third = uuid4(), uuid4(), uuid4()
+    append_to_file(file, SECRET, [first], NOON)
+    before = file.read_bytes()
+    with no_file_larger_than(len(before) + 30), pytest.raises(OSError, match="too large"):
+        append_to_file(file, SECRET, [second], NOON)
+    assert file.read_bytes() == before
+    append_to_file(file, SECRET, [third], NOON)
+    assert set(read_file(file)) == {digest(SECRET, first), digest(SECRET, third)}
+
+
+def test_a_line_that_a_crash_left_unfinished_does_not_stick_to_the_next_one(tmp_path: Path) -> None:
+    file = tmp_path / "erasures.txt"
+    first, second = uuid4(), uuid4()
+    append_to_file(file, SECRET, [first], NOON)
+    with file.open("a") as torn:
+        torn.write(digest(SECRET, uuid4()).hex()[:40])
+    with pytest.raises(ValueError, match=r"line 2 of .* was cut off: .*copy"):
+        read_file(file)
+    append_to_file(file, SECRET, [second], NOON)
+    assert read_file(file) == {digest(SECRET, first): NOON, digest(SECRET, second): NOON}
+
+
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("what I must not forget")
+    with pytest.raises(OSError, match="does not end like an erasure journal"):
+        append_to_file(file, SECRET, [uuid4()], NOON)
+    assert file.read_text() == "what I must not forget"
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "erasures.txt"
+    first, second = uuid4(), uuid4()
+    file.write_text(lines_of({digest(SECRET, first): NOON}).rstrip("\n"))
+    append_to_file(file, SECRET, [second], NOON)
+    assert set(read_file(file)) == {digest(SECRET, first), digest(SECRET, second)}
+
+
+def test_who_appends_and_who_reads_wait_for_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "erasures.txt"
+    append_to_file(file, SECRET, [uuid4()], NOON)
+    with ThreadPoolExecutor(2) as threads:
+        with file.open("r+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            waiting = [threads.submit(append_to_file, file, SECRET, [uuid4()], NOON), threads.submit(read_file, file)]
+            with pytest.raises(TimeoutError):
+                waiting[0].result(0.1)
+            assert not waiting[1].done()
+            assert len(file.read_bytes().splitlines()) == 1
+        for one in waiting:
+            one.result(5)
+    assert len(read_file(file)) == 2

@@ -75,6 +75,7 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
         ("SHOP_TIMEZONE", "Mars/Olympus"),
         ("SHOP_CURRENCY", "rub"),
         ("DATABASE_URL", "mysql://db/x"),
+        ("BUS_URL", "redis://cache:6379"),
         ("SMTP_URL", "mail.example.com"),
         ("PUBLIC_URL", "example.com"),
         ("QUIET_HOURS", "9pm"),

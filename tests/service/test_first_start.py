@@ -1,0 +1,69 @@
+"""The first start makes its keys and says them in a file: both, or neither, so that it can be tried again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from services.first_start import make_credentials, read_credentials
+from shared.auth import authenticate
+from shared.errors import ConfigurationError
+from shared.service import Context
+from tests.support.contexts import context_for
+
+URL = "http://localhost:8080"
+
+
+async def made(context: Context) -> tuple[int, int]:
+    """How many API keys and sources there are."""
+    async with context.database.connection() as connection:
+        row = await connection.fetchrow(
+            "SELECT (SELECT count(*) FROM platform.api_key), (SELECT count(*) FROM ingest.source)"
+        )
+    return tuple(row)
+
+
+async def test_keys_whose_file_cannot_be_written_are_not_made(database_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.write_text("a file where the folder should be")
+    async with context_for(database_url, leases=False, data_dir=folder) as context:
+        with pytest.raises(ConfigurationError, match=r"credentials\.json cannot be written"):
+            await make_credentials(context, URL)
+        assert await made(context) == (0, 0)
+        folder.unlink()
+        assert await make_credentials(context, URL) == read_credentials(context.settings.credentials_file)
+        assert await made(context) == (1, 2)
+
+
+async def test_a_first_start_whose_commit_fails_is_begun_again(database_url: str, tmp_path: Path) -> None:
+    async with context_for(database_url, leases=False, data_dir=tmp_path) as context:
+        async with context.database.connection() as connection:
+            await connection.execute(REFUSE_AT_COMMIT)
+        with pytest.raises(asyncpg.RaiseError):
+            await make_credentials(context, URL)
+        assert await made(context) == (0, 0)
+        assert not context.settings.credentials_file.exists(), "no file names keys that do not exist"
+        async with context.database.connection() as connection:
+            await connection.execute("DROP FUNCTION refuse() CASCADE")
+        await make_credentials(context, URL)
+        kept = read_credentials(context.settings.credentials_file)
+        assert await authenticate(context.database, f"Bearer {kept['api_key']}")
+        assert context.settings.credentials_file.stat().st_mode & 0o077 == 0
+
+
+async def test_a_second_start_makes_nothing(database_url: str, tmp_path: Path) -> None:
+    async with context_for(database_url, leases=False, data_dir=tmp_path) as context:
+        await make_credentials(context, URL)
+        before = context.settings.credentials_file.read_text()
+        assert await make_credentials(context, URL) is None
+        assert context.settings.credentials_file.read_text() == before
+        assert await made(context) == (1, 2)
+
+
+REFUSE_AT_COMMIT = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON ingest.source DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
