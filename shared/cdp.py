@@ -7,7 +7,7 @@ stand in the order of the questions.
 
 Views (schema `cdp`): node, node_seen_before, membership, profile, profile_alias, trait, event, order_entity, order_report,
 order_line, refund, cart_operation (an event a row), cart_op (a product a row), consent, purged(hmac, at): addresses whose
-unconfirmed contact was purged; `purged_at` asks it.
+unconfirmed contact was purged; `purged_at` asks it. And dispatch's platform.suppression(node, channel, from_at, to_at).
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Person(msgspec.Struct, frozen=True):
 class FactsQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """Whose facts (the person who has `node` at `at`; None: now), with which events.
 
-    `names`: the event names wanted, `{"*"}` for all, empty for none; `since`: only events that occurred after it. `lines`:
-    whether orders come with their lines (conditions on goods and templates need them).
+    `names`: the event names wanted, with `*` all, empty for none; `since`: only events that occurred after it. `lines`:
+    whether orders come with their lines (conditions on goods and templates need them). `suppressions`: whether it is said
+    which addresses must not be written to.
     """
 
     node: UUID
@@ -52,10 +53,11 @@ class FactsQuestion(msgspec.Struct, frozen=True, kw_only=True):
     names: frozenset[str] = frozenset()
     since: datetime | None = None
     lines: bool = True
+    suppressions: bool = False
 
 
 class EventsQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """Events of these names (`{"*"}`: all) whose origin is one of these nodes, learned in (after, until]."""
+    """Events of these names (with `*`: all) whose origin is one of these nodes, learned in (after, until]."""
 
     nodes: list[UUID]
     names: frozenset[str]
@@ -105,6 +107,7 @@ async def facts(tx: Tx, asked: Sequence[FactsQuestion]) -> list[Facts | None]:
         await _fold_past(tx, asked, answers, [(i, person) for i, person in zip(past, people, strict=True) if person])
     await _add_lines(tx, asked, answers)
     await _add_events(tx, asked, answers)
+    await _add_suppressions(tx, asked, answers)
     return answers
 
 
@@ -215,6 +218,35 @@ async def _add_events(tx: Tx, asked: Sequence[FactsQuestion], answers: list[Fact
         answer.events = events
 
 
+async def _add_suppressions(tx: Tx, asked: Sequence[FactsQuestion], answers: list[Facts | None]) -> None:
+    """Which addresses were suppressed at each moment, by the view that dispatch publishes. It says of a moment what nothing
+    that is written later can change."""
+    wanted = [
+        (i, address.node)
+        for i, answer in enumerate(answers)
+        if answer is not None and asked[i].suppressions
+        for address in answer.addresses
+    ]
+    if not wanted:
+        return
+    rows = await tx.fetch(
+        """
+        SELECT a.i, s.node, s.channel FROM unnest($1::int[], $2::uuid[], $3::timestamptz[]) AS a(i, node, at)
+        JOIN platform.suppression s ON s.node = a.node
+        WHERE CASE WHEN a.at IS NULL THEN s.to_at IS NULL
+                   ELSE s.from_at <= a.at AND (s.to_at IS NULL OR s.to_at > a.at) END
+        ORDER BY a.i, s.node, s.channel
+        """,
+        [i for i, _ in wanted],
+        [node for _, node in wanted],
+        [asked[i].at for i, _ in wanted],
+    )
+    for i, node, channel in rows:
+        found = answers[i]
+        assert found is not None
+        found.suppressed = [*found.suppressed, (node, channel)]
+
+
 async def events_of(tx: Tx, asked: Sequence[EventsQuestion]) -> list[list[EventFact]]:
     """The events of each question, live and history (each says which), ordered by (learned_at, id)."""
     return await _events(tx, asked, [None] * len(asked))
@@ -235,11 +267,11 @@ async def _events(
                        AS b(i, after, until, occurred_after)),
              wanted AS (SELECT i, array_agg(name) AS names FROM unnest($7::int[], $8::text[]) AS w(i, name) GROUP BY i)
         SELECT own.i, e.id, e.node, e.name, e.occurred_at, e.learned_at, e.trust, e.history, e.properties, e.source,
-               e.order_key, e.first
+               e.order_key, e.first, coalesce((e.rest ->> 'hops')::int, 0) AS hops
         FROM own JOIN bound USING (i) JOIN wanted USING (i)
         JOIN cdp.event e ON e.node = own.node
             AND e.learned_at > coalesce(bound.after, '-infinity') AND e.learned_at <= coalesce(bound.until, 'infinity')
-        WHERE (wanted.names = '{*}' OR e.name = ANY(wanted.names))
+        WHERE ('*' = ANY(wanted.names) OR e.name = ANY(wanted.names))
             AND (bound.occurred_after IS NULL OR e.occurred_at > bound.occurred_after)
         ORDER BY own.i, e.learned_at, e.id
         """,
@@ -258,7 +290,7 @@ async def _events(
 
 
 def _event_fact(row: Sequence[Any]) -> EventFact:
-    _, event, node, name, occurred, learned, trust, history, properties, source, order_key, first = row
+    _, event, node, name, occurred, learned, trust, history, properties, source, order_key, first, hops = row
     return EventFact(
         id=event,
         node=node,
@@ -271,6 +303,7 @@ def _event_fact(row: Sequence[Any]) -> EventFact:
         source=source,
         order_key=order_key,
         first=first,
+        hops=hops,
     )
 
 

@@ -80,7 +80,8 @@ MOVED = "moved"  # a consumer's position moved and what it decided is published:
 WATERMARK = "watermark"  # the watermark moved
 TRIGGERS_DUE = "triggers:due"  # items or timers may be due
 DISPATCH_DUE = "dispatch:due"  # messages may be ready to be claimed
-SENDER_DUE = "dispatch:send"  # messages are in the state calling, or may be moved there
+SENDER_DUE = "dispatch:send"  # messages may be moved to the state calling
+ANSWERED = "dispatch:answered"  # messages have left the state calling
 
 
 def outbox(schema: str) -> str:

@@ -23,10 +23,11 @@ from shared.marks import hold_mark, marks_for
 
 
 class Handler:
-    """The handler of the consumer `profile`. `secret` keys the erasure journal; `currency`: the deployment's (ISO 4217)."""
+    """The handler of the consumer `profile`. `secret` keys the erasure journal; `currency` (ISO 4217) and `country` (ISO
+    3166): the deployment's."""
 
-    def __init__(self, *, secret: bytes, currency: str) -> None:
-        self._secret, self._currency = secret, currency
+    def __init__(self, *, secret: bytes, currency: str, country: str) -> None:
+        self._secret, self._currency, self._country = secret, currency, country
         self.grown = 0  # how often a batch had to lock more people than it had read
 
     async def __call__(self, tx: Tx, batch: Batch) -> Applied:
@@ -99,4 +100,4 @@ class Handler:
         applied.publish += await applying.write(live=batch.topic == EVENTS)
         if concerned.purged:
             base = max(one.base for one in part) + MICROSECOND
-            applied.publish += await purge(tx, self._secret, concerned.purged, base)
+            applied.publish += await purge(tx, self._secret, self._country, concerned.purged, base)

@@ -15,6 +15,7 @@ from uuid import UUID
 from services.profile.intake import Incoming
 from services.profile.rearranging import lock_components, rearrange, refold
 from services.profile.store import erasing, locking, reading, writing
+from services.profile.typed_addresses import TypedAddresses
 from shared.bus.base import Outgoing
 from shared.clock import MICROSECOND
 from shared.db import Tx
@@ -36,9 +37,10 @@ def parts_between_purges(batch: list[Incoming]) -> Iterator[list[Incoming]]:
         yield part
 
 
-async def purge(tx: Tx, secret: bytes, addresses: set[UUID], base: datetime) -> list[Outgoing]:
+async def purge(tx: Tx, secret: bytes, country: str, addresses: set[UUID], base: datetime) -> list[Outgoing]:
     """Erases these address nodes and what hangs on them; returns what to publish about people who changed by it.
 
+    :param country: the shop's, for phones that were typed without one
     :param base: the earliest moment at which it may count as learned, and the date that is kept
     """
     nodes = await locking.read_nodes(tx, addresses)
@@ -49,7 +51,8 @@ async def purge(tx: Tx, secret: bytes, addresses: set[UUID], base: datetime) -> 
         return []
     others = sorted({node for person in people for node in person.nodes} - set(gone))
     await erasing.delete_links(tx, gone)
-    await erasing.forget_addresses(tx, gone, others, [nodes[node].value for node in gone])
+    await erasing.forget_addresses(tx, gone)
+    await erasing.forget_typed(tx, gone, others, TypedAddresses((nodes[node] for node in gone), country))
     _, records = await rearrange(tx, people, base, without=gone)
     await erasing.delete_nodes(tx, gone)
     await erasing.note_purged(tx, [digest(secret, node) for node in gone], base)

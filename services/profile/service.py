@@ -13,7 +13,8 @@ GROUP = SCHEMA = "profile"
 
 async def build(context: Context) -> Service:
     """The service over the context's database and bus."""
-    handler = Handler(secret=context.secret, currency=context.settings.shop_currency)
+    settings = context.settings
+    handler = Handler(secret=context.secret, currency=settings.shop_currency, country=settings.shop_country)
     consumer = Consumer(context, group=GROUP, topics=[EVENTS, HISTORY], handler=handler, schema=SCHEMA)
     return Service(
         name="profile",

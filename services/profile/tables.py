@@ -246,7 +246,7 @@ refund = Table(
     _time("at"),
     _time("learned_at"),
     Column("history", Boolean, nullable=False),
-    Column("amount", Numeric, comment="NULL: all of it"),
+    Column("amount", Numeric, comment="NULL: what the order says of the lines, without lines all of it"),
     Column("lines", JSONB, nullable=False, comment="[{product_id, quantity, price}, …]"),
     Index("refund_by_node", "node"),
 )

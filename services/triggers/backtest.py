@@ -61,7 +61,7 @@ class Someone:
         for one in happened:
             event = one.event
             if concerns(names, event.name):
-                payload = {"event": event, "moment": one.moment, "hops": one.hops}
+                payload = {"event": event, "moment": one.moment}
                 self.put(Item(node=event.node, id=event.id, kind=ItemKind.EVENT, due=event.learned_at, payload=payload))
             if document.enter.idle is not None and document.enter.matches(event):
                 self.put(idle_item(version.rule, event, document.enter.idle))

@@ -44,6 +44,8 @@ class Catalogue:
             return f"there is no {mention.kind} {mention.name!r}{hint}"
         if mention.kind == "template" and rule.kind == "marketing" and self.templates[mention.name] == "transactional":
             return f"the template {mention.name!r} is transactional and need not have a way out; the rule is marketing"
+        if mention.kind == "template" and rule.kind == "transactional" and self.templates[mention.name] == "marketing":
+            return f"the template {mention.name!r} is marketing; the rule is transactional: make one of them what the other is"
         return ""
 
     def missing(self, rule: Rule) -> dict[str, list[str]]:

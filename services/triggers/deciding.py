@@ -169,7 +169,6 @@ class Person:
                     origin=happened.event.node,
                     key=str(happened.event.id),
                     event=happened.event,
-                    hops=happened.hops,
                 )
                 armed += self._enter(asking, facts, whose, cause)
         return armed
@@ -211,11 +210,16 @@ class Person:
             run for run in self._runs.values() if run.live and run.origin in whose.nodes and run.entered_at <= item.due
         ]
         for run in sorted(live, key=lambda run: (run.entered_at, run.id)):
-            earlier = first.setdefault((run.rule, run.subject), run)
+            earlier = first.setdefault((run.rule, self._slot(run)), run)
             if earlier is not run and self._readable(run):
                 why = engine.Removed("merged", "two people became one, and the earlier of their runs stays")
                 self._advance(run, why, item.due, whose, {"kind": "merged"})
         return []
+
+    def _slot(self, run: Run) -> str:
+        if not self._readable(run):
+            return run.subject
+        return self._rules.version(run.rule, run.version).document.slot(run.subject)
 
     # ── timers ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _timer(self, item: Item, whose: Whose) -> list[Item]:
@@ -266,12 +270,20 @@ class Person:
         found = self._rules.removal(run.rule, run.version, at) if run.live else None
         return engine.Removed(*found) if found else None
 
+    def _held(self, item: Item) -> bool:
+        """Lets it wait for a program that reads its rule."""
+        if item.rule is None or not self._rules.unreadable(item.rule, item.due):
+            return False
+        self._changes.held.append((item.node, item.id))
+        return True
+
     def _idle(self, item: Item, whose: Whose) -> list[Item]:
-        version = self._rules.active(item.rule, item.due) if item.rule else None
-        if version is None or version.document.enter.idle is None:
-            self._changes.handled.append((item.node, item.id))
+        if self._held(item):
             return []
+        version = self._rules.active(item.rule, item.due) if item.rule else None
         happened = self._material.happened.get((item.node, item.id), ())
+        if version is None or version.document.enter.idle is None:
+            return self._rearm(item, happened)
         answer = idle.ask(version.document, item.due, happened)
         if isinstance(answer, idle.Moves):
             return self._move(item, answer.due)
@@ -287,12 +299,26 @@ class Person:
         self._changes.handled.append((item.node, item.id))
         return armed
 
+    def _rearm(self, item: Item, happened: Sequence[Happened]) -> list[Item]:
+        """The rule was not active, or had no idle time, at T: the first match since then by a version in force arms anew."""
+        for one in happened:
+            event = one.event
+            version = self._rules.active(item.rule, event.learned_at) if item.rule else None
+            if version is None or event.learned_at <= item.due or version.document.enter.idle is None:
+                continue
+            if version.document.enter.matches(event):
+                return self._move(item, event.learned_at + version.document.enter.idle)
+        self._changes.handled.append((item.node, item.id))
+        return []
+
     def _move(self, item: Item, due: datetime) -> list[Item]:
         moved = Item(node=item.node, id=item.id, kind=item.kind, due=due, rule=item.rule)
         self._changes.moved.append(moved)
         return [moved]
 
     def _schedule(self, item: Item, whose: Whose) -> list[Item]:
+        if self._held(item):
+            return []
         self._changes.handled.append((item.node, item.id))
         version = self._rules.active(item.rule, item.due) if item.rule else None
         facts = self._material.facts.get((item.node, item.due))

@@ -97,7 +97,6 @@ class _Material:
     whose: dict[loading.Moment, loading.Whose]
     facts: dict[loading.Moment, Facts]
     events: dict[UUID, EventFact]
-    order_moments: dict[UUID, datetime]
     before: dict[tuple[UUID, int], Run]
     known: dict[int, list[Known]]
     idle: dict[loading.Key, Sequence[Happened]]
@@ -131,7 +130,6 @@ async def _load(tx: Tx, rows: Sequence[Any], rules: Rules, world: World) -> _Mat
         whose=whose,
         facts=await loading.facts_as_of(tx, needs),
         events=events,
-        order_moments=await loading.order_moments(tx, list(events.values())),
         before=await store.states_before(tx, later),
         known={row["seq"]: found for row, found in zip(entries, known, strict=True)},
         idle=await loading.idle_events(
@@ -193,9 +191,7 @@ def _entry(row: Any, material: _Material) -> Decided | Refused | str:
             if not isinstance(answer, idle.Quiet) or event is None or answer.last.id != event.id:
                 return f"the idle timer's answer is {type(answer).__name__}"
     key = str(event.id) if event is not None else row["at"].isoformat()
-    asking = engine.Asking(
-        version=version, at=row["at"], origin=row["node"], key=key, event=event, hops=cause.get("hops", 0)
-    )
+    asking = engine.Asking(version=version, at=row["at"], origin=row["node"], key=key, event=event)
     return engine.enter(asking, material.known.get(row["seq"], []), material.facts[_moment(row)], material.world)
 
 
@@ -238,14 +234,12 @@ def _stimulus(row: Any, run: Run, material: _Material) -> engine.Stimulus | None
             event = material.events.get(UUID(row["cause"]["event"]))
             if removed or event is None:
                 return engine.Removed(*removed) if removed else None
-            return engine.Happened(event=event, moment=_counted(row, event, material))
+            return engine.Happened(event=event, moment=_counted(row, event))
     return engine.Removed(*removed) if removed else None
 
 
-def _counted(row: Any, event: EventFact, material: _Material) -> datetime:
-    """When the event counts. A transactional rule takes what was known at once; an earlier report of the same order may
-    have come to light since, so its decision says which moment it knew."""
-    if _version(material.rules, row).document.kind == "transactional":
-        told = row["cause"].get("moment")
-        return datetime.fromisoformat(told) if told else event.learned_at
-    return material.order_moments.get(event.id, event.learned_at)
+def _counted(row: Any, event: EventFact) -> datetime:
+    """When the event counts, as its record said: an earlier report of the same order may have come to light since, or be
+    somebody else's, so the decision says which moment it knew."""
+    told = row["cause"].get("moment")
+    return datetime.fromisoformat(told) if told else event.learned_at

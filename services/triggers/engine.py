@@ -35,7 +35,11 @@ class Asking:
     origin: UUID
     key: str
     event: EventFact | None = None
-    hops: int = 0
+
+    @property
+    def hops(self) -> int:
+        """How far what it enters by is from an event of the shop; a calendar is the shop's own."""
+        return self.event.hops if self.event is not None else 0
 
 
 # ── what may happen to a run, besides events ──────────────────────────────────────────────────────────────────────────
@@ -197,7 +201,7 @@ def _forbidden(asking: Asking, run: Run, known: Sequence[Known]) -> Refused | No
     rule = asking.version.document
     if any(one.id == run.id for one in known):
         return Refused(code="key_taken", why="this very event or moment has started a run already")
-    before = [one for one in known if one.subject == run.subject and one.ended_as != "merged"]
+    before = [one for one in known if rule.slot(one.subject) == rule.slot(run.subject) and one.ended_as != "merged"]
     if any(one.ended_at is None for one in before):
         return Refused(code="inside", why="the person is inside this rule already")
     if before and not rule.again.allowed:

@@ -25,6 +25,7 @@ from services.triggers.versions import Rules, concerns
 from shared import wake
 from shared.consumer import Applied, Batch
 from shared.db import Tx
+from shared.erasure import erased as erased_nodes
 from shared.errors import Permanent
 from shared.events import ProfileErased, ProfileEvent, ProfileMerged, ProfileRecord, decode_profile_record
 
@@ -32,16 +33,19 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Handler:
-    """Handles a batch of `profile-events` (see `shared.consumer.Handler`)."""
+    """Handles a batch of `profile-events` (see `shared.consumer.Handler`). `secret` keys the erasure journal."""
 
-    def __init__(self, book: RuleBook, world: World) -> None:
-        self._book, self._world = book, world
+    def __init__(self, book: RuleBook, world: World, secret: bytes) -> None:
+        self._book, self._world, self._secret = book, world, secret
 
     async def __call__(self, tx: Tx, batch: Batch) -> Applied:
         records = [_decoded(record.value) for record in batch.records]
         rules = await self._book.read(tx)
-        live = [record for record in records if isinstance(record, ProfileEvent) and not record.event.history]
+        told = [record for record in records if isinstance(record, ProfileEvent) and not record.event.history]
         erased = [record for record in records if isinstance(record, ProfileErased)]
+        # Who looks into the journal before an erasure is in it commits before that erasure is carried out here.
+        await people.lock_erasures(tx, carrying_out=bool(erased))
+        live = await self._not_erased(tx, told)
         # Locks of people come before locks of rows, here as in a claim, or the two could wait for each other.
         if erased:
             await people.lock_nodes(tx, _all_nodes([*erased, *live]))
@@ -55,7 +59,20 @@ class Handler:
         if erased:  # last: what this very batch put in about them goes, too
             await people.forget_people(tx, [(record.nodes, record.learned_at) for record in erased])
         publish = [*claims.records(changes), *map(erased_record, erased)]
-        return Applied(publish=publish, wake={wake.TRIGGERS_DUE} if items else set())
+        woken = {wake.TRIGGERS_DUE} if items else set()
+        return Applied(publish=publish, wake=woken, erased=len(told) - len(live))
+
+    async def _not_erased(self, tx: Tx, records: list[ProfileEvent]) -> list[ProfileEvent]:
+        """Drops what profile published before somebody it names was erased: shards are not in order, so it may come after
+        the erasure, and would bring back what was forgotten."""
+        gone = await erased_nodes(tx, self._secret, {node for record in records for node in _named(record)})
+        if not gone:
+            return records
+        return [
+            record
+            for record in records
+            if not any(node in gone and record.learned_at <= gone[node] for node in _named(record))
+        ]
 
     async def _decide(self, tx: Tx, records: Sequence[ProfileEvent], rules: Rules) -> Changes:
         """What transactional rules make of the records, at once and under the locks of their people."""
@@ -88,6 +105,12 @@ def _groups(records: Sequence[ProfileEvent]) -> list[Group]:
     for record in records:
         group_of[record.event.origin].items.append(event_item(record))
     return groups
+
+
+def _named(record: ProfileEvent) -> set[UUID]:
+    """The nodes that the event itself names. Others of the person's may be erased and the event still be somebody's: they
+    had been split before."""
+    return {record.event.origin, *(one.node for one in record.event.ids)}
 
 
 def _all_nodes(records: Sequence[ProfileEvent | ProfileErased]) -> list[UUID]:

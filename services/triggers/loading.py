@@ -10,7 +10,6 @@ from uuid import UUID
 from services.triggers import idle
 from services.triggers.deciding import Key, Material, Moment, Whose
 from services.triggers.queue import ORDER_COMPLETED, Item, ItemKind, happened_of
-from services.triggers.rule import Rule
 from services.triggers.run import Known, Run
 from services.triggers.steps.base import Happened, Version, World
 from services.triggers.store import people
@@ -87,7 +86,7 @@ def _question(moment: Moment, needs: Needs) -> cdp.FactsQuestion:
     node, at = moment
     endless = needs.look_back is None or needs.entry
     since = None if endless else at - (needs.look_back or timedelta(0)) - LOOK_BACK
-    return cdp.FactsQuestion(node=node, at=at, names=needs.names, since=since)
+    return cdp.FactsQuestion(node=node, at=at, names=needs.names, since=since, suppressions=needs.suppressions)
 
 
 def _needed(
@@ -154,12 +153,9 @@ def _all_of(versions: Iterable[Version]) -> Needs:
 async def idle_events(
     tx: Tx, items: Sequence[Item], rules: Rules, whose: Mapping[Moment, Whose]
 ) -> dict[Key, Sequence[Happened]]:
-    """By idle item (node, id) the person's events of the rule's entry and stop, from before the last match could lie."""
-    asked: list[tuple[Item, Rule]] = []
-    for item in items:
-        version = rules.active(item.rule, item.due) if item.rule else None
-        if version is not None and version.document.enter.idle is not None:
-            asked.append((item, version.document))
+    """By idle item (node, id) the person's events of the rule's entry and stop, from before the last match could lie; of a
+    rule that had no idle time then, the later matches of any version."""
+    asked = [(item, names) for item in items if (names := _idle_names(rules, item))]
     if not asked:
         return {}
     found = await cdp.events_of(
@@ -167,10 +163,10 @@ async def idle_events(
         [
             cdp.EventsQuestion(
                 nodes=list(whose[item.node, item.due].nodes),
-                names=rule.enter.names | {match.event for match in rule.stop_matches},
+                names=names,
                 learned_after=item.due - _longest_idle(rules, item) - LOOK_BACK,
             )
-            for item, rule in asked
+            for item, names in asked
         ],
     )
     counted = await order_moments(tx, [event for events in found for event in events])
@@ -180,6 +176,15 @@ async def idle_events(
         ]
         for (item, _), events in zip(asked, found, strict=True)
     }
+
+
+def _idle_names(rules: Rules, item: Item) -> frozenset[str]:
+    """The events that an idle timer asks for."""
+    version = rules.active(item.rule, item.due) if item.rule else None
+    if version is not None and version.document.enter.idle is not None:
+        return version.document.enter.names | {match.event for match in version.document.stop_matches}
+    waiting = (one.document.enter for one in rules.ever_active if one.rule == item.rule)
+    return frozenset(name for entry in waiting if entry.idle is not None for name in entry.names)
 
 
 def _longest_idle(rules: Rules, item: Item) -> timedelta:

@@ -40,7 +40,8 @@ async def preview(tx: Tx, rule: Rule, stored: UUID | None, at: datetime, world: 
     Raises services.triggers.store.preview.TooLong.
     """
     moment = Moment(at=at, entered_at=at, zone=world.zone, topic=rule.topic, holidays=world.holidays.at(at))
-    resting = store.Resting(stored, not rule.again.allowed, rule.again.after)
+    subject = "" if rule.kind == "transactional" else None  # it answers each address anew, and none is at hand here
+    resting = store.Resting(stored, not rule.again.allowed, rule.again.after, subject)
     entry = rule.enter
     next_moment = entry.next_after(at, world.zone) if isinstance(entry, ScheduleEntry) else None
     people = await store.count_people(tx, moment)

@@ -65,6 +65,7 @@ def fact_of(record: ProfileEvent) -> EventFact:
         source=event.source,
         order_key=record.order_key,
         first=record.first,
+        hops=event.hops,
     )
 
 
@@ -78,8 +79,8 @@ def moment_of(event: EventFact, orders: list[Order]) -> datetime:
 
 def event_item(record: ProfileEvent) -> Item:
     fact = fact_of(record)
-    happened = Happened(event=fact, moment=moment_of(fact, record.facts.orders), hops=record.event.hops)
-    payload = {"event": fact, "moment": happened.moment, "hops": happened.hops}
+    happened = Happened(event=fact, moment=moment_of(fact, record.facts.orders))
+    payload = {"event": fact, "moment": happened.moment}
     return Item(node=fact.node, id=fact.id, kind=ItemKind.EVENT, due=fact.learned_at, payload=payload)
 
 
@@ -89,7 +90,6 @@ def happened_of(item: Item) -> Happened:
     return Happened(
         event=msgspec.convert(payload["event"], EventFact),
         moment=msgspec.convert(payload["moment"], datetime),
-        hops=payload.get("hops", 0),
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from services.triggers.entries.base import Entry, read_entry
 from services.triggers.flow import Flow
-from services.triggers.language import Again, AgainField, Kind, Share, Window, Worth
+from services.triggers.language import Again, AgainField, Kind, Share, Worth
 from services.triggers.step_ids import with_ids
 from services.triggers.steps.base import read_steps
 from shared.conditions import Condition, ConditionError, EventMatch, Needs, needs, parse, parse_match
@@ -19,6 +19,8 @@ from shared.conditions.errors import joined
 from shared.conditions.fields import Duration, Strict
 from shared.conditions.validation import validated
 from shared.conditions.where import Where, current_name
+from shared.durations import format_duration
+from shared.windows import Window
 
 RuleError = ConditionError
 MAX_AGE = timedelta(days=1)
@@ -49,7 +51,7 @@ class Header(Strict):
     topic: str = Field(default="marketing", min_length=1, max_length=100, description="consent topic")
     enter: dict[str, Any]
     again: AgainField | None = Field(default=None, description="default: never; for transactional rules always")
-    max_age: Duration = MAX_AGE
+    max_age: Duration | None = Field(default=None, description="default: 1d, and the idle time on top of it")
     stop: list[Any] = Field(default=[], max_length=50)
     goal: Goal | None = None
     holdout: Share = Decimal(0)
@@ -74,7 +76,7 @@ class Rule:
         self.name, self.title, self.kind, self.topic = header.name, header.title, header.kind, header.topic
         self.enter: Entry = read_entry(document["enter"], "/enter")
         self.again = header.again or Again(allowed=header.kind == "transactional")
-        self.max_age = header.max_age
+        self.max_age = header.max_age or MAX_AGE + (self.enter.idle or timedelta(0))
         self.goal = header.goal
         self.holdout: Decimal = header.holdout
         self.value: dict[str, str] | None = header.value
@@ -102,6 +104,9 @@ class Rule:
             raise ConditionError("/enter/idle", "a transactional rule answers an event at once: leave idle out")
         if self.kind == "transactional" and self.holdout:
             raise ConditionError("/holdout", "nobody is held out from a transactional rule")
+        if self.enter.idle is not None and self.max_age <= self.enter.idle:
+            told = f"is over before idle is ({format_duration(self.enter.idle)}), so nobody would ever enter"
+            raise ConditionError("/max_age", f"{told}: make it longer, or leave it out")
 
     @cached_property
     def forward_names(self) -> frozenset[str]:
@@ -115,6 +120,11 @@ class Rule:
     def names(self) -> frozenset[str]:
         """All events that concern the rule."""
         return self.forward_names | self.enter.names
+
+    def slot(self, subject: str) -> str:
+        """What a person may have one live run of this rule about: marketing counts the person, a transactional rule answers
+        each address (`services.triggers.run.Run.subject`) on its own."""
+        return subject if self.kind == "transactional" else ""
 
     @cached_property
     def needs(self) -> Needs:

@@ -53,8 +53,8 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     `number`: the run's version, one higher with each decision. `path`: where it stands, as step ids and branches in turn
     (`["wait-for", "then", "send-thanks"]`); empty once it has ended. `since`: the T at which that step began, `due`: when
     its timer fires; `begun` is false while the rule is paused in front of the step. `subject`: the node of the address a
-    subscription is about; a person may have one live run a rule and subject. `closes_at`: end of the goal window;
-    `closed_at`: when its outcome was told.
+    subscription is about; a person may have one live run a rule, of a transactional one a rule and subject. `closes_at`:
+    end of the goal window; `closed_at`: when its outcome was told.
     """
 
     id: UUID

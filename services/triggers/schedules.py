@@ -29,6 +29,9 @@ async def expand(tx: Tx, book: RuleBook, world: World) -> bool:
         return False
     rule, due, cursor = row["rule"], row["due"], row["cursor"]
     rules = await book.read(tx)
+    if rules.unreadable(rule, due):
+        await schedules.hold_moment(tx, rule)
+        return True
     version = scheduled(rules, rule, due)
     if version is None:
         await schedules.move_moment(tx, rule, None)
@@ -56,11 +59,31 @@ def scheduled(rules: Rules, rule: UUID, due: datetime) -> Version | None:
     return version if version is not None and version.document.enter.trigger == "schedule" else None
 
 
-async def sweep(tx: Tx, book: RuleBook, now: datetime) -> bool:
+async def release_moments(tx: Tx, rules: Rules, world: World) -> bool:
+    """Releases moments that were held because nobody could read their rule, where it can be read now; says whether there
+    were any. One that is not older than the rule's `max_age` is expanded as if nothing had been, else the next one counts."""
+    released = False
+    for row in await schedules.held_moments(tx):
+        rule, due, reached = row["rule"], row["due"], row["watermark"]
+        if rules.unreadable(rule, reached):
+            continue
+        released, version = True, scheduled(rules, rule, reached)
+        if version is None:
+            await schedules.move_moment(tx, rule, None)  # who activates it again sets the next one
+        elif rules.unreadable(rule, due) or due < reached - version.document.max_age:
+            entry = version.document.enter
+            assert isinstance(entry, ScheduleEntry)
+            await schedules.move_moment(tx, rule, entry.next_after(reached, world.zone))
+        else:
+            await schedules.move_moment(tx, rule, due, row["cursor"])
+    return released
+
+
+async def sweep(tx: Tx, book: RuleBook, now: datetime, world: World) -> bool:
     """Tells runs of archived rules, and of versions that an edit ends, to end, and those that it moves to move; and lets
     timers of rules that go on again be due. Says whether there may be more."""
     more = False
-    for change in await queue.unswept(tx, now):
+    for change in await queue.unswept(tx):
         told, rule, version = 0, change["rule"], change["version"]
         if change["state"] == "archived":
             told = await queue.sweep_runs(tx, rule, None, now, SWEEP)
@@ -73,6 +96,7 @@ async def sweep(tx: Tx, book: RuleBook, now: datetime) -> bool:
             await queue.mark_swept(tx, change["rule"], change["number"])
         more = more or told >= SWEEP
     held = await queue.held_rules(tx)
+    more = await release_moments(tx, await book.read(tx), world) or more
     if held:
         rules = await book.read(tx)
         unreadable = {rule for rule, _ in book.unreadable}

@@ -31,9 +31,8 @@ def world_of(context: Context) -> World:
 async def build(context: Context) -> Service:
     """The service of one process."""
     book, world = RuleBook(), world_of(context)
-    consumer = Consumer(
-        context, group="triggers", topics=[PROFILE_EVENTS], handler=Handler(book, world), schema="triggers"
-    )
+    handler = Handler(book, world, context.secret)
+    consumer = Consumer(context, group="triggers", topics=[PROFILE_EVENTS], handler=handler, schema="triggers")
     worker = Worker(context, book, world, CLAIMERS)
 
     async def quiet() -> bool:

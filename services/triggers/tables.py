@@ -129,7 +129,10 @@ schedule = Table(
     Column("rule", Uuid, primary_key=True),
     _time("due", comment="the moment to come, or being expanded: no claim passes it"),
     Column("cursor", Uuid, comment="last profile that was looked at for this moment"),
-    Index("schedule_due", "due"),
+    Column(
+        "held", Boolean, nullable=False, server_default=text("false"), comment="who came to it cannot read its rule"
+    ),
+    Index("schedule_due", "due", postgresql_where=text("NOT held")),
 )
 
 decision_seq = Sequence("decision_seq", metadata=metadata, data_type=BigInteger)

@@ -69,6 +69,11 @@ class Rules:
             return None
         return self._versions.get((rule, change.version))
 
+    def unreadable(self, rule: UUID, moment: datetime) -> bool:
+        """Whether the rule is active at a moment by a version whose document this program cannot read: another one may."""
+        change = self.at(rule, moment)
+        return change is not None and change.state == "active" and (rule, change.version) not in self._versions
+
     def all_active(self, moment: datetime, kind: str) -> list[Version]:
         """The active versions of one kind of rule at a moment, in the order of the rules' ids."""
         found = [version for rule in self if (version := self.active(rule, moment)) is not None]

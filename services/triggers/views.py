@@ -207,8 +207,9 @@ def backtest(
 
 
 def report(row: Any, figures: Sequence[Any], failed: int) -> dict[str, Any]:
-    """Figures of both arms; `goal_rate` and `revenue` count runs whose goal window has closed or reached its goal."""
-    arms = {("held_out" if one["ghost"] else "treated"): _arm(one) for one in figures}
+    """Figures of both arms; `goals`, `goal_rate` and `revenue` are of runs whose goal window has closed. `left_out`: runs of
+    people who turned out to be in both arms, and runs that ended as merged."""
+    arms = {("held_out" if one["ghost"] else "treated"): _arm(one) for one in figures if one["ghost"] is not None}
     empty: dict[str, Any] = {
         "entered": 0,
         "inside": 0,
@@ -222,6 +223,7 @@ def report(row: Any, figures: Sequence[Any], failed: int) -> dict[str, Any]:
         "id": row["id"],
         "name": row["name"],
         "entered": sum(arm["entered"] for arm in arms.values()),
+        "left_out": sum(one["entered"] for one in figures if one["ghost"] is None),
         "failed": failed,
         "treated": arms.get("treated", empty),
         "held_out": arms.get("held_out", empty),
@@ -229,14 +231,14 @@ def report(row: Any, figures: Sequence[Any], failed: int) -> dict[str, Any]:
 
 
 def _arm(one: Any) -> dict[str, Any]:
-    entered = one["entered"]
+    closed = one["closed"]
     return {
-        "entered": entered,
+        "entered": one["entered"],
         "inside": one["inside"],
         "goals": one["goals"],
         "revenue": money(one["revenue"]),
-        "closed": one["closed"],
-        "goal_rate": round(one["goals"] / entered, 4) if entered else None,
+        "closed": closed,
+        "goal_rate": round(one["goals"] / closed, 4) if closed else None,
         "ended": one["ended"],
     }
 

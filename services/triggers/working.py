@@ -82,8 +82,9 @@ class Worker:
             self._busy -= 1
         if claimed.publish:
             self._context.wake.signal(wake.outbox(SCHEMA))
+        if len(claimed.nodes) >= claims.PEOPLE:
+            self._context.wake.signal(wake.TRIGGERS_DUE)  # there is work for the others, too
         if claimed.more:
-            self._context.wake.signal(wake.TRIGGERS_DUE)
             self._context.wake.signal(wake.MOVED, remote=False)
         return claimed.more
 
@@ -127,13 +128,13 @@ class Worker:
         """Expands a page of a moment that is due, and tells runs of rules that changed; says whether there may be more."""
         now, expanded, more = self._context.clock.now(), False, False
         async with self._context.database.connection() as connection:
-            due, told = await queue.calendar_work(connection, now)
+            due, told = await queue.calendar_work(connection)
         if due:
             async with self._context.database.transaction() as tx:
                 expanded = await schedules.expand(tx, self._book, self._world)
         if told:
             async with self._context.database.transaction() as tx:
-                more = await schedules.sweep(tx, self._book, now)
+                more = await schedules.sweep(tx, self._book, now, self._world)
         if expanded or told:
             self._context.wake.signal(wake.TRIGGERS_DUE)
         return expanded or more

@@ -33,7 +33,6 @@ class Moment:
     :param topic: the rule's consent topic
     :param holidays: local dates that are holidays
     :param entry_id: the event that entered, which `since: entry` does not count
-    :param suppressed: address nodes that must not be written to, as far as the caller knows them
     """
 
     at: datetime
@@ -42,7 +41,6 @@ class Moment:
     topic: str = "marketing"
     holidays: frozenset[date] = frozenset()
     entry_id: UUID | None = None
-    suppressed: frozenset[UUID] = frozenset()
 
     def zone_of(self, facts: Facts) -> ZoneInfo:
         """The person's zone; the shop's where theirs is absent or unknown."""
@@ -62,12 +60,14 @@ class Needs:
     :param look_back: how far before T those rows must reach by occurred-at; None: to the beginning
     :param lines: the orders must have their lines, which records of `profile-events` leave out
     :param entry: the condition speaks of the time since the run began (`since: entry`)
+    :param suppressions: `facts.suppressed` must be filled
     """
 
     names: frozenset[str] = frozenset()
     look_back: timedelta | None = timedelta(0)
     lines: bool = False
     entry: bool = False
+    suppressions: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         endless = self.look_back is None or other.look_back is None
@@ -76,6 +76,7 @@ class Needs:
             look_back=None if endless else max(self.look_back, other.look_back),  # type: ignore[type-var]
             lines=self.lines or other.lines,
             entry=self.entry or other.entry,
+            suppressions=self.suppressions or other.suppressions,
         )
 
 

@@ -64,7 +64,8 @@ class Order(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Refund(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A refund whose order is not known (yet). `amount`: None means all of that order, whatever it was.
+    """A refund whose order is not known (yet). `amount`: None means what that order says of these
+    goods, or all of it where there are no `lines`, whatever it was.
 
     A refund of a known order is in that order's `refunded` and `returned` instead.
     """
@@ -105,7 +106,7 @@ class Address(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class EventFact(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A stored event as conditions see it."""
+    """A stored event as conditions see it. `hops`: how far it is from an event of the shop (0: it is one)."""
 
     id: UUID
     node: UUID
@@ -119,12 +120,14 @@ class EventFact(msgspec.Struct, kw_only=True, omit_defaults=True):
     order_key: str | None = None
     # the first report of that order from a source that may state money
     first: bool = False
+    hops: int = 0
 
 
 class Facts(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Everything a decision may know of one person as of `as_of` (None: as of the newest row).
 
-    `events` holds only the names that were asked for (see `shared.cdp`), oldest first by (learned_at, id). `zone`: the
+    `events` holds only the names that were asked for (see `shared.cdp`), oldest first by (learned_at, id). `suppressed`: of
+    the addresses those that must not be written to, with the channel (`*`: all), where it was asked for. `zone`: the
     person's IANA zone (trait `timezone`), else None and the shop's counts. `first_seen`: earliest occurred-at of the person.
     In a record of `profile-events` the orders come without their lines, and of a cart with more than 10 products the latest
     10; `shared.cdp.facts` has them all.
@@ -142,5 +145,6 @@ class Facts(msgspec.Struct, kw_only=True, omit_defaults=True):
     refunds: list[Refund] = []
     consents: list[Consent] = []
     addresses: list[Address] = []
+    suppressed: list[tuple[UUID, str]] = []
     events: list[EventFact] = []
     zone: str | None = None

@@ -52,7 +52,7 @@ def fold_order(reports: Sequence[OrderReport], refunds: Sequence[RefundRow]) -> 
         at=min(report.at for report in best),
         learned_at=learned_first.learned_at,
         total=total,
-        refunded=refunded(counted, total),
+        refunded=refunded(counted, total, next((r.lines for r in ranked if r.states_money and r.lines), [])),
         cancelled=winner.kind == "cancelled",
         history=learned_first.history,
         channel=next((r.channel for r in ranked if r.channel), None),
@@ -84,12 +84,24 @@ def _alone(row: RefundRow) -> Refund:
     )
 
 
-def refunded(refunds: Iterable[RefundRow], total: Decimal | None) -> Decimal:
-    """The sum of the refunds; one without an amount is of the whole order."""
-    amounts = [refund.amount for refund in refunds]
-    if None in amounts:
-        return ZERO if total is None else total
-    return sum((amount for amount in amounts if amount is not None), ZERO)
+def refunded(refunds: Sequence[RefundRow], total: Decimal | None, lines: Iterable[ReportLine]) -> Decimal:
+    """The sum of the refunds of an order of `total`.
+
+    One that names goods and no amount is worth what the order says of them, but all together no more than was paid; one
+    that names neither is of the whole order.
+
+    :param lines: the order's, from a source that may state money
+    """
+    paid = ZERO if total is None else total
+    if any(refund.amount is None and not refund.lines for refund in refunds):
+        return paid
+    stated = sum((refund.amount for refund in refunds if refund.amount is not None), ZERO)
+    left, worth = [_line(line) for line in lines], ZERO
+    for refund in refunds:
+        for returned in refund.lines:
+            price = _take_back(left, returned.product_id, returned.quantity)
+            worth += price if refund.amount is None else ZERO
+    return stated + min(worth, max(paid - stated, ZERO))
 
 
 def _line(line: ReportLine) -> OrderLine:
@@ -108,12 +120,16 @@ def with_returns(lines: Iterable[ReportLine], refunds: Iterable[RefundRow]) -> l
     return result
 
 
-def _take_back(lines: list[OrderLine], product_id: str, quantity: Decimal) -> None:
+def _take_back(lines: list[OrderLine], product_id: str, quantity: Decimal) -> Decimal:
+    """Returns what these lines say that the goods cost."""
+    worth = ZERO
     for line in lines:
         if line.product_id == product_id and quantity > 0:
             back = min(quantity, line.quantity - line.returned)
             line.returned += back
             quantity -= back
+            worth += ZERO if line.price is None else back * line.price
+    return worth
 
 
 def take_back_alone(orders: Iterable[Order], refunds: Iterable[Refund]) -> None:

@@ -78,7 +78,8 @@ class OrderReport(msgspec.Struct, kw_only=True):
 
 
 class RefundRow(msgspec.Struct, kw_only=True):
-    """One report of a refund by a source that may state money. `amount` None: all of the order."""
+    """One report of a refund by a source that may state money. `amount` None: what the order says of
+    the goods in `lines`, and where there are none, all of the order."""
 
     order_key: str
     event: UUID

@@ -298,6 +298,22 @@ async def test_a_refund_may_come_before_its_order_and_from_elsewhere(database: D
     assert await differences_to_rows(database) == []
 
 
+async def test_goods_sent_back_without_an_amount_before_their_order_is_known_lower_it_by_their_price(
+    database: Database, feed: Feed
+) -> None:
+    back = {"order_id": "o", "products": [{"product_id": "p", "quantity": 1}]}
+    bought = [{"product_id": "p", "quantity": 2, "price": 5}, {"product_id": "q", "quantity": 1, "price": 7}]
+    await feed(event("Order Refunded", "r", at=1, ids={"user_id": "u"}, properties=back))
+    (alone,) = (await facts(database, "user_id", "u")).refunds
+    assert alone.amount is None
+    properties = {"order_id": "o", "total": 17, "products": bought}
+    await feed(event("Order Completed", "o", at=2, ids={"user_id": "u"}, properties=properties))
+    (order,) = (await facts(database, "user_id", "u")).orders
+    assert (order.refunded, [line.returned for line in order.lines]) == (D(5), [D(1), D(0)])
+    assert await rows(database, "SELECT total, refunded FROM cdp.order_entity") == [(D(17), D(5))]
+    assert await differences_to_rows(database) == []
+
+
 async def test_an_order_in_another_currency_is_the_records_own_fault(feed: Feed) -> None:
     with pytest.raises(Permanent) as problem:
         await feed(
@@ -460,6 +476,44 @@ async def test_a_purged_contact_is_gone_with_its_address_and_a_hash_stays(databa
     again = await facts(database, "anonymous_id", "a")
     assert [(it.value, it.status) for it in again.addresses] == [("typo@example.com", "claimed")]
     assert [(it.state, it.topic) for it in again.consents] == [("requested", "news")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "channel", "typed", "digits"),
+    [
+        ("phone", "sms", "8 (903) 123-45-67", "123-45-67"),
+        ("email", "email", "Anna@Почта.рф", "почта"),
+    ],
+)
+async def test_an_address_is_purged_in_whatever_way_it_was_typed(
+    database: Database, feed: Feed, kind: str, channel: str, typed: str, digits: str
+) -> None:
+    said = {"channel": channel, "address": typed, "topics": ["news"], "form": {"contact": typed, "kept": "yes"}}
+    ids = {"anonymous_id": "a", kind: typed}
+    await feed(
+        event("Subscription Requested", "m1", at=1, ids=ids, trust="public", traits={kind: typed}, properties=said),
+        event("Form Sent", "m2", at=2, ids={"anonymous_id": "a"}, trust="public", properties={"call_me": typed}),
+        event("Form Sent", "m3", at=3, ids={"anonymous_id": "a"}, trust="public", properties={"call_me": "no"}),
+    )
+    purge = {"channel": channel, "address": typed, "reason": "never confirmed"}
+    await feed(
+        event("Contact Purged", "m4", at=9, ids=[], origin=node(kind, typed), trust="internal", properties=purge)
+    )
+    for table in ("node", "event", "trait", "consent", "profile"):
+        told = await rows(
+            database, f"SELECT t::text FROM profile.{table} t WHERE lower(t::text) LIKE $1", f"%{digits}%"
+        )
+        assert told == [], table
+    kept = await rows(
+        database, "SELECT properties FROM profile.event WHERE name <> 'Contact Purged' ORDER BY learned_at"
+    )
+    assert [properties for (properties,) in kept] == [
+        {"channel": channel, "topics": ["news"], "form": {"kept": "yes"}},
+        {},
+        {"call_me": "no"},
+    ]
+    assert (await facts(database, "anonymous_id", "a")).traits == {}
+    assert await differences_to_rows(database) == []
 
 
 @pytest.mark.parametrize("how", ["asserted", "confirmed"])

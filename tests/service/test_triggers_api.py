@@ -148,6 +148,39 @@ async def test_why_and_why_not_and_the_report(call: Client, shop: Shop) -> None:
     assert report["entered"] == 1 and report["held_out"]["goals"] == 1 and report["held_out"]["ended"] == {"goal": 1}
 
 
+async def test_the_report_counts_goals_of_closed_windows_and_leaves_out_who_turned_out_to_be_in_both_arms(
+    call: Client, shop: Shop
+) -> None:
+    await shop.rule(
+        name="seen",
+        enter={"on": "Product Viewed"},
+        holdout="50%",
+        goal={"event": "Order Completed", "within": "3d"},
+        steps=[{"send": "letter"}],
+    )
+    for number in range(12):
+        await shop.post(shop.event("Product Viewed", at(minutes=number), "", ids=[("anonymous_id", f"a-{number}")]))
+    await shop.watermark(at(hours=1))
+    arms = {row["node"]: row["ghost"] for row in await shop.runs()}
+    browsers = [f"a-{number}" for number in range(12)]
+    ghost, *_ = [one for one in browsers if arms[shop.node("anonymous_id", one)]]
+    treated, other, *_ = [one for one in browsers if not arms[shop.node("anonymous_id", one)]]
+    for minute, browser in ((61, ghost), (62, treated)):
+        await shop.post(shop.event("Identify", at(minutes=minute), "anna", ids=[("anonymous_id", browser)]))
+    await shop.buys(at(hours=2), "o-1", "anna")
+    await shop.buys(at(hours=3), "o-2", "", ids=[("anonymous_id", other)])
+    await shop.watermark(at(hours=4))
+    early = (await call("GET", "/v1/rules/seen/report", "read")).json()
+    assert (early["entered"], early["left_out"]) == (10, 2)
+    assert (early["treated"]["goals"], early["treated"]["closed"], early["treated"]["goal_rate"]) == (0, 0, None)
+    await shop.watermark(at(days=3, minutes=20))
+    late = (await call("GET", "/v1/rules/seen/report", "read")).json()
+    count = list(arms.values()).count(False) - 1
+    assert (late["treated"]["goals"], late["treated"]["closed"]) == (1, count)
+    assert late["treated"]["goal_rate"] == round(1 / count, 4) and late["treated"]["revenue"] == 1500.0
+    assert (late["held_out"]["goals"], late["held_out"]["goal_rate"]) == (0, 0.0)
+
+
 async def test_a_person_is_found_by_any_identifier(call: Client, shop: Shop) -> None:
     await shop.rule(again="always", steps=[{"send": "letter"}, {"wait": "1d"}])
     ids = [("email", "anna@example.com"), ("phone", "+79161234567"), ("card", "c-5"), ("anonymous_id", "a-7")]

@@ -49,7 +49,15 @@ BROWSE: dict[str, Any] = {
     ],
 }
 DAILY = CHURN | {"enter": {"schedule": "0 9 * * *", "among": {"days_since_order": {"gte": 2}}}, "again": "after 3d"}
-RULES = (CART | {"holdout": "50%", "again": "after 1d"}, BROWSE, DAILY, OPT_IN)
+# Whatever happens to somebody inside may mean that the condition of its stop has come true.
+ENOUGH: dict[str, Any] = {
+    "name": "enough",
+    "enter": {"on": "Product Added"},
+    "again": "after 1d",
+    "stop": [{"did": {"event": "Product Viewed", "since": "entry"}}],
+    "steps": [{"send": "first"}, {"wait": "2d"}, {"send": "second"}],
+}
+RULES = (CART | {"holdout": "50%", "again": "after 1d"}, BROWSE, DAILY, OPT_IN, ENOUGH)
 
 
 @pytest.fixture
@@ -168,6 +176,31 @@ async def test_two_who_turn_out_to_be_one_person_merge_where_they_merged(shop: S
     production = await decided(shop, "browse")
     assert sorted(run["ended_as"] for run in production.values()) == ["finished", "merged"]
     assert told(await replayed(shop, "browse")) == production
+
+
+async def test_of_two_welcomes_for_two_addresses_the_earlier_stays_when_the_people_turn_out_to_be_one(
+    shop: Shop,
+) -> None:
+    await shop.rule(name="hello", enter={"on": "Subscription Confirmed"}, steps=[{"wait": "3d"}, {"send": "letter"}])
+    known = [("anonymous_id", "a-9")]
+    by_mail, by_phone = {"channel": "email", "address": "a@example.com"}, {"channel": "sms", "address": "+79161234567"}
+    await shop.post(shop.event("Subscription Confirmed", at(), "", ids=known, properties=by_mail))
+    await shop.post(shop.event("Subscription Confirmed", at(minutes=1), "vera", properties=by_phone))
+    await shop.post(shop.event("Identify", at(hours=2), "vera", ids=known))
+    await shop.watermark(END)
+    assert [run["ended_as"] for run in await shop.runs()] == ["finished", "merged"]
+
+
+async def test_a_ring_of_events_of_our_own_ends_in_it_where_it_ended(shop: Shop) -> None:
+    steps = [{"emit": {"event": "Ping"}}]
+    await shop.rule(name="start", steps=steps)
+    await shop.rule(name="ring", enter={"on": "Ping"}, again="always", steps=steps)
+    await shop.post(shop.event("Product Viewed", at()))
+    for minute in range(1, 10):
+        await shop.watermark(at(minutes=minute))
+    production = await decided(shop, "ring")
+    assert len(production) == 4
+    assert told(await replayed(shop, "ring")) == production
 
 
 async def test_an_import_is_taken_as_if_it_had_come_when_it_occurred(shop: Shop) -> None:

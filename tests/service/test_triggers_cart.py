@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.triggers.derive import derive
 from services.triggers.queue import ItemKind
 from tests.support.engine import at
-from tests.support.triggers import Shop, open_shop
+from tests.support.triggers import MARKETER, Shop, open_shop
 
 CART = {
     "name": "abandoned-cart",
@@ -82,6 +83,21 @@ async def test_an_order_ends_the_run_and_its_goal_is_told_when_the_window_closes
     assert (outcome.goal_at, outcome.revenue, outcome.closed_at) == (at(hours=2), 1500, at(hours=1, days=3))
     assert await shop.items() == []
     assert letters(shop) == [("cart-reminder", "02 11:00")]
+
+
+async def test_a_timer_that_ends_while_its_rule_is_paused_counts_from_the_next_match_when_it_goes_on(
+    shop: Shop,
+) -> None:
+    await shop.adds(at())
+    shop.clock.set(at(minutes=30))
+    await shop.editor.set_state("abandoned-cart", "paused", MARKETER)
+    shop.clock.set(at(minutes=70))
+    await shop.editor.set_state("abandoned-cart", "active", MARKETER)
+    await shop.adds(at(minutes=80), product="p-2")  # while the timer of 11:00 still waits for the watermark
+    await shop.watermark(at(hours=1, minutes=59))
+    assert letters(shop) == []
+    await shop.watermark(at(hours=2, minutes=20))
+    assert letters(shop) == [("cart-reminder", "02 12:20")]
 
 
 async def test_matches_that_arrive_out_of_order_arm_the_earliest(shop: Shop) -> None:
@@ -158,6 +174,34 @@ async def test_a_nightly_file_that_repeats_an_order_stops_nothing(shop: Shop) ->
     await shop.buys(at(minutes=30), occurred_at=at(days=-1))
     await shop.watermark(at(minutes=60))
     assert letters(shop) == [("cart-reminder", "02 11:00")]
+
+
+async def test_an_order_that_was_updated_before_it_was_completed_stops_when_it_is_completed(shop: Shop) -> None:
+    await shop.rule(
+        name="other", enter={"on": "Product Viewed"}, stop=[{"event": "Order Completed"}], steps=[{"wait": "1d"}]
+    )
+    await shop.post(shop.event("Order Updated", at(), properties={"order_id": "o-1", "total": "1500"}))
+    await shop.post(shop.event("Product Viewed", at(minutes=20)))
+    await shop.adds(at(minutes=30), product="p-2")
+    await shop.buys(at(minutes=60))
+    await shop.watermark(at(minutes=90))
+    assert letters(shop) == []
+    assert [(run["ended_as"], run["ended_at"]) for run in await shop.runs()] == [("stopped", at(minutes=60))]
+    derived = await derive(shop.triggers.database, shop.world, at(), at(days=1))
+    assert (derived.count, derived.differences) == (2, [])
+
+
+async def test_an_order_that_counts_to_somebody_else_stops_as_it_is_derived_again(shop: Shop) -> None:
+    await shop.rule(
+        name="other", enter={"on": "Product Viewed"}, stop=[{"event": "Order Completed"}], steps=[{"wait": "1d"}]
+    )
+    browser = {"trust": "public", "user": "", "ids": [("anonymous_id", "a-1")]}
+    await shop.buys(at(minutes=10))
+    await shop.post(shop.event("Product Viewed", at(minutes=20), **browser))
+    await shop.buys(at(minutes=30), **browser)
+    await shop.watermark(at(minutes=60))
+    assert [run["ended_as"] for run in await shop.runs()] == ["stopped"]
+    assert (await derive(shop.triggers.database, shop.world, at(), at(days=1))).differences == []
 
 
 async def test_a_rule_that_was_activated_later_does_not_reach_back(shop: Shop) -> None:

@@ -83,6 +83,9 @@ async def test_a_marketing_rule_may_not_use_a_transactional_template(shop: Shop,
     with pytest.raises(Problem) as error:
         await shop.rule(name="m", steps=[{"send": "invoice"}])
     assert "transactional" in error.value.errors[0]["detail"]
+    with pytest.raises(Problem) as error:
+        await shop.rule(name="o", kind="transactional", enter={"on": "X"}, steps=[{"send": "letter"}])
+    assert error.value.errors[0]["detail"].startswith("the template 'letter' is marketing; the rule is transactional")
 
 
 async def test_the_role_of_triggers_reads_the_names_and_nothing_else_of_dispatch(shop: Shop) -> None:
@@ -166,6 +169,23 @@ async def test_a_preview_counts_who_is_meant_and_who_would_enter(call: Client, s
     saved = (await call("POST", "/v1/rules/churn/preview", "read")).json()
     assert (saved["matching"], saved["would_enter"]) == (3, 0)
     assert saved["inside"] == [{"step": "wait", "version": 1, "people": 3}]
+
+
+async def test_a_preview_counts_whoever_was_in_the_rule_about_any_address(call: Client, shop: Shop) -> None:
+    document = {
+        "name": "hello",
+        "enter": {"on": "Subscription Confirmed", "if": {"orders": {"count": {"gte": 0}}}},
+        "again": "never",
+        "steps": [{"send": "letter"}],
+    }
+    await shop.rule(**document)
+    for user in ("anna", "boris"):
+        said = {"channel": "email", "address": f"{user}@example.com"}
+        name = "Subscription Confirmed" if user == "anna" else "Product Viewed"
+        await shop.post(shop.event(name, at(), user, properties=said))
+    await shop.watermark(at(minutes=5))
+    found = (await call("POST", "/v1/rules/hello/preview", "read")).json()
+    assert (found["matching"], found["would_enter"]) == (2, 1)
 
 
 async def test_a_condition_that_sql_cannot_decide_is_judged_by_python(call: Client, shop: Shop) -> None:

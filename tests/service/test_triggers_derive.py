@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from services.triggers.derive import derive
@@ -12,7 +13,7 @@ from services.triggers.why import Answer, Question, why_not
 from tests.service.test_triggers_cart import CART
 from tests.service.test_triggers_rules import CHURN, OPT_IN, requests
 from tests.support.engine import at
-from tests.support.triggers import MARKETER, Shop, open_shop
+from tests.support.triggers import MARKETER, Shop, open_shop, suppress
 
 
 @pytest.fixture
@@ -129,6 +130,50 @@ async def test_a_decision_that_was_tampered_with_is_named(shop: Shop, tampering:
     await shop.fetch(tampering)
     _, differences = await derived(shop)
     assert any(field in difference for difference in differences), differences[:3]
+
+
+REACHABLE = {"reachable": {"any": ["email"]}}
+
+
+async def agrees(shop: Shop, *users: str) -> None:
+    """These people confirm an address of theirs."""
+    for user in users:
+        address = f"{user}@example.com"
+        said = {"channel": "email", "address": address, "topics": ["marketing"]}
+        await shop.post(shop.event("Identify", at(), user, ids=[("email", address)]))
+        own = shop.event("Subscription Confirmed", at(), user, ids=[("email", address)], properties=said)
+        await shop.post(msgspec.structs.replace(own, trust="internal"))
+
+
+async def test_an_address_that_bounced_is_not_reachable_from_then_on_and_until_it_is_lifted(
+    shop: Shop, database_url: str
+) -> None:
+    branch = {"if": REACHABLE | {"then": [{"send": "letter"}], "else": [{"send": "hurry"}]}}
+    await shop.rule(steps=[{"wait": "1h"}, branch, {"wait": "1d"}, branch | {"id": "again"}])
+    await agrees(shop, "anna", "boris", "vera")
+    for user in ("anna", "boris", "vera"):
+        await shop.post(shop.event("Product Viewed", at(minutes=1), user))
+    await suppress(database_url, shop.node("email", "anna@example.com"), at(minutes=30))
+    await suppress(database_url, shop.node("email", "boris@example.com"), at(minutes=30), at(hours=5))
+    await suppress(database_url, shop.node("email", "vera@example.com"), at(hours=5))
+    await shop.watermark(at(days=3))
+    origins = {shop.node("user_id", user): user for user in ("anna", "boris", "vera")}
+    went: dict[str, list[str]] = {}
+    for intent in shop.intents:
+        went.setdefault(origins[intent.origin], []).append(intent.template)
+    assert went == {"anna": ["hurry", "hurry"], "boris": ["hurry", "letter"], "vera": ["letter", "hurry"]}
+    assert await derived(shop) == (9, [])
+
+
+async def test_a_schedule_looks_for_those_who_were_reachable_at_its_moment(shop: Shop, database_url: str) -> None:
+    await shop.rule(enter={"schedule": "0 12 * * *", "among": REACHABLE}, again="always")
+    await agrees(shop, "anna", "boris")
+    await suppress(database_url, shop.node("email", "anna@example.com"), at(minutes=-1))
+    await suppress(database_url, shop.node("email", "boris@example.com"), at(minutes=-1), at(hours=10))
+    await shop.watermark(at(days=2))
+    nodes = {run["node"] for run in await shop.runs()}
+    assert len(nodes) == 1 and [intent.decided_at for intent in shop.intents] == [at(hours=23), at(hours=47)]
+    assert (await derived(shop))[1] == []
 
 
 # ── why not ───────────────────────────────────────────────────────────────────────────────────────────────────────────

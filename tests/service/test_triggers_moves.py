@@ -123,7 +123,7 @@ async def test_a_transactional_rule_takes_its_people_along_too(shop: Shop) -> No
     await shop.rule(**receipt)
     await shop.buys(at())
     shop.clock.set(at(hours=1))
-    new = receipt | {"steps": [{"wait": "2d"}, {"send": "thanks"}], "on_edit": "move", "stop": ["Order Cancelled"]}
+    new = receipt | {"steps": [{"wait": "2d"}, {"send": "shipped"}], "on_edit": "move", "stop": ["Order Cancelled"]}
     await shop.editor.edit("a-rule", new, MARKETER)
     await shop.post(shop.event("Order Cancelled", at(hours=2), properties={"order_id": "o-1"}))
     (run,) = await shop.runs()

@@ -266,7 +266,7 @@ async def test_a_person_found_by_another_of_their_nodes_waits_for_the_claim_that
 
 async def test_a_transactional_record_waits_for_a_claim_that_has_its_person(shop: Shop) -> None:
     await shop.rule(
-        kind="transactional", again="never", steps=[{"wait": "1h"}, {"send": "letter"}], stop=["Order Completed"]
+        kind="transactional", again="never", steps=[{"wait": "1h"}, {"send": "receipt"}], stop=["Order Completed"]
     )
     await shop.post(shop.event("Product Viewed", at()))
     await shop.watermark(at(hours=1), work=False)

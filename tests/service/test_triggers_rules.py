@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 
+from services.profile.purging import erase_nodes
+from services.profile.wire import erased_record
+from services.triggers.derive import derive
 from services.triggers.queue import ItemKind
+from services.triggers.store.rules import RuleBook
+from services.triggers.why import Question, why_not
+from services.triggers.working import Worker
+from shared.bus.base import Outgoing
+from shared.clock import MICROSECOND
+from shared.erasure import erase
 from shared.errors import Problem
+from shared.events import PROFILE_EVENTS, Event
 from tests.support.engine import at
 from tests.support.triggers import MARKETER, Shop, open_shop
+from tests.support.wait import until
 
 OPT_IN = {
     "name": "double-opt-in",
@@ -156,6 +172,67 @@ async def test_a_condition_that_sql_cannot_decide_is_judged_over_the_facts(shop:
     assert [intent.origin for intent in shop.intents] == [shop.node("user_id", "with-cart")]
 
 
+class Unreading(RuleBook):
+    """The rule book of a program that cannot read the documents of these rules."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self._names = names
+
+    async def _load(self, tx: Any, keys: set[tuple[UUID, int]]) -> None:
+        await super()._load(tx, keys)
+        for key in [key for key, version in self._versions.items() if version.name in self._names]:
+            del self._versions[key]
+            self.unreadable[key] = "it says what only a newer program understands"
+
+
+def reading(shop: Shop, book: RuleBook) -> None:
+    """From now on the shop's process reads rules by this book."""
+    shop.book, shop.worker = book, Worker(shop.triggers, book, shop.world, 1)
+
+
+async def test_a_moment_of_a_rule_that_cannot_be_read_waits_for_a_program_that_reads_it(shop: Shop) -> None:
+    await shop.rule(**CHURN)
+    await shop.rule(name="other", enter={"on": "Product Viewed"}, steps=[{"send": "first"}])
+    await shop.buys(at(days=-200))
+    reading(shop, Unreading("churn"))
+    await shop.post(shop.event("Product Viewed", at(days=1), "boris"))
+    await shop.watermark(at(days=1, hours=1))
+    assert sent(shop) == ["first"], "the other rules go on"
+    reading(shop, RuleBook())
+    await shop.watermark(at(days=1, hours=2))
+    assert sent(shop) == ["first", "come-back"]
+    (moment,) = await shop.fetch("SELECT due, held FROM triggers.schedule")
+    assert tuple(moment) == (at(days=1, hours=20), False)
+
+
+async def test_a_moment_that_waited_longer_than_its_rule_allows_is_left_out(shop: Shop) -> None:
+    await shop.rule(**CHURN)
+    await shop.buys(at(days=-200))
+    reading(shop, Unreading("churn"))
+    await shop.watermark(at(days=1))
+    reading(shop, RuleBook())
+    await shop.watermark(at(days=4))
+    assert await shop.runs() == []
+    (moment,) = await shop.fetch("SELECT due, held FROM triggers.schedule")
+    assert tuple(moment) == (at(days=4, hours=20), False)
+
+
+async def test_an_idle_timer_and_a_person_of_the_calendar_wait_for_a_program_that_reads_their_rule(shop: Shop) -> None:
+    await shop.rule(name="browse", enter={"on": "Product Viewed", "idle": "1h"}, steps=[{"send": "letter"}])
+    await shop.rule(**CHURN)
+    await shop.buys(at(days=-200))
+    await shop.post(shop.event("Product Viewed", at(), "boris"))
+    await shop.watermark(at(hours=21), work=False)
+    await shop.worker.keep_calendar()  # the calendar is expanded, and then another program takes over
+    reading(shop, Unreading("browse", "churn"))
+    await shop.work()
+    assert sent(shop) == [] and [item["held"] for item in await shop.items()] == [True, True]
+    reading(shop, RuleBook())
+    await shop.watermark(at(hours=21, minutes=1))
+    assert sorted(sent(shop)) == ["come-back", "letter"] and await shop.items() == []
+
+
 # ── versions and states ───────────────────────────────────────────────────────────────────────────────────────────────
 WAITING = {"steps": [{"send": "first"}, {"wait": "1d"}, {"send": "second"}]}
 
@@ -185,6 +262,27 @@ async def test_on_edit_stop_ends_the_runs_of_the_versions_before(shop: Shop) -> 
     await shop.watermark(at(minutes=3))
     (run,) = await shop.runs()
     assert run["ended_as"] == "edited"
+    assert len(shop.cancelled) == 1 and await shop.items() == []
+
+
+@pytest.mark.parametrize(("change", "ended"), [("archive", "archived"), ("edit", "edited")])
+async def test_whoever_enters_late_by_what_was_in_force_before_a_change_is_told_of_it_too(
+    shop: Shop, change: str, ended: str
+) -> None:
+    await shop.rule(**WAITING)
+    await shop.watermark(at(seconds=-1))
+    await shop.post(shop.event("Product Viewed", at()))
+    shop.clock.set(at(minutes=2))
+    if change == "archive":
+        await shop.editor.set_state("a-rule", "archived", MARKETER)
+    else:
+        document = {"name": "a-rule", "enter": {"on": "Product Viewed"}, "on_edit": "stop", "steps": [{"send": "new"}]}
+        await shop.editor.edit("a-rule", document, MARKETER)
+    shop.clock.set(at(minutes=3))
+    assert await shop.work() == []  # the watermark has not come to anything of it yet
+    await shop.watermark(at(minutes=4))
+    assert sent(shop) == ["first"]
+    assert [run["ended_as"] for run in await shop.runs()] == [ended]
     assert len(shop.cancelled) == 1 and await shop.items() == []
 
 
@@ -305,3 +403,93 @@ async def test_an_emitted_event_starts_other_rules_and_a_ring_of_rules_ends_afte
     for minute in range(1, 10):
         await shop.watermark(at(minutes=minute))
     assert [event.hops for event in shop.emitted] == [1, 2, 3, 4, 5]
+
+
+async def test_a_ring_through_an_idle_timer_ends_after_five_hops_and_is_derived_alike(shop: Shop) -> None:
+    steps = [{"emit": {"event": "Ping"}}]
+    await shop.rule(name="start", steps=steps)
+    ring = await shop.rule(name="ring", enter={"on": "Ping", "idle": "1m"}, again="always", steps=steps)
+    pings: list[Event] = []
+    shop.on_emit = pings.append
+    await shop.post(shop.event("Product Viewed", at()))
+    for minute in range(1, 10):
+        await shop.watermark(at(minutes=minute))
+        while pings:  # learned after what it came of, as the marks between them make sure
+            ping = pings.pop()
+            await shop.post(msgspec.structs.replace(ping, received_at=ping.received_at + MICROSECOND))
+    assert [event.hops for event in shop.emitted] == [1, 2, 3, 4, 5]
+    derived = await derive(shop.triggers.database, shop.world, at(), at(days=1))
+    assert (derived.count, derived.differences) == (5, [])
+    async with shop.triggers.database.connection() as tx:
+        rules = await shop.book.read(tx)
+        question = Question(rule=ring.id, node=shop.node("user_id", "anna"), at=at(minutes=9))
+        answer = await why_not(tx, question, rules, shop.world)
+    assert answer.code == "hops"
+
+
+# ── erasure ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def erasure(shop: Shop, user: str, moment: datetime) -> Outgoing:
+    """The journal is written and the person's rows are gone; what is left is to tell the others."""
+    node = shop.node("user_id", user)
+    async with shop.profile.database.transaction() as tx:
+        profile = await tx.fetchval("SELECT profile FROM profile.node WHERE id = $1", node)
+        await erase(tx, shop.profile.secret, [node], moment)
+        await erase_nodes(tx, [node], [profile], moment)
+    return erased_record(profile, [node], moment)
+
+
+async def two_rules(shop: Shop) -> None:
+    await shop.rule(name="later", enter={"on": "Product Viewed"}, again="always")
+    await shop.rule(name="at-once", kind="transactional", enter={"on": "Product Viewed"})
+
+
+async def test_what_was_published_before_an_erasure_and_comes_after_it_is_dropped_as_erased(shop: Shop) -> None:
+    await two_rules(shop)
+    late = await shop.apply_one(shop.event("Product Viewed", at(), "anna"))
+    late += await shop.apply_one(shop.event("Product Viewed", at(), "boris"))
+    gone = await erasure(shop, "anna", at(minutes=1))
+    await shop.read([gone])
+    assert (await shop.read(late)).erased == 1
+    assert {item["node"] for item in await shop.items()} == {shop.node("user_id", "boris")}
+    assert {run["node"] for run in await shop.runs()} == {shop.node("user_id", "boris")}
+
+
+async def test_what_comes_in_one_batch_with_the_erasure_behind_it_is_dropped_too(shop: Shop) -> None:
+    await two_rules(shop)
+    late = await shop.apply_one(shop.event("Product Viewed", at(), "anna"))
+    gone = await erasure(shop, "anna", at(minutes=1))
+    assert (await shop.read([gone, *late])).erased == 1
+    assert (await shop.items(), await shop.runs(), shop.intents) == ([], [], [])
+
+
+async def test_who_comes_back_after_an_erasure_enters_anew(shop: Shop) -> None:
+    await two_rules(shop)
+    await shop.post(shop.event("Product Viewed", at(), "anna"))
+    await shop.read([await erasure(shop, "anna", at(minutes=1))])
+    shop.clock.set(at(minutes=2))
+    back = await shop.apply_one(shop.event("Product Viewed", at(minutes=2), "anna"))
+    assert (await shop.read(back)).erased == 0
+    await shop.watermark(at(minutes=3))
+    assert [run["ended_as"] for run in await shop.runs() if run["entered_at"] >= at(minutes=2)] == ["finished"] * 2
+
+
+async def test_an_erasure_waits_for_those_who_looked_into_the_journal_before_it(shop: Shop) -> None:
+    await shop.rule()
+    early = shop._batch("triggers", PROFILE_EVENTS, await shop.apply_one(shop.event("Product Viewed", at(), "anna")))
+    async with shop.triggers.database.transaction() as tx:
+        await shop._triggers(tx, early)  # it has looked, and has not committed
+        gone = asyncio.create_task(shop.read([await erasure(shop, "anna", at(minutes=1))]))
+        await until(lambda: waits(shop), what="the erasure waits")
+    await gone
+    assert await shop.items() == []
+
+
+async def waits(shop: Shop) -> bool:
+    return bool(
+        await shop.fetch(
+            """
+            SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+            WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()
+            """
+        )
+    )

@@ -25,7 +25,8 @@ CLOCK = SystemClock()
 @asynccontextmanager
 async def process(database_url: str) -> AsyncIterator[tuple[Context, Service, Shop]]:
     """Profile and triggers with all their loops, and the keeper. The shop only makes events."""
-    await add_templates(database_url, "receipt", "letter", "cart")
+    await add_templates(database_url, "letter", "cart")
+    await add_templates(database_url, "receipt", purpose="transactional")
     async with (
         context_for(database_url, role="dripline_profile") as profile,
         context_for(database_url, role="dripline_triggers") as triggers,

@@ -25,7 +25,6 @@ MOMENT = Moment(
     entered_at=None,
     zone=SHOP,
     holidays=frozenset({T.date()}),
-    suppressed=frozenset({node("email", "one@example.com")}),
 )
 
 # ── people ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -197,7 +196,9 @@ async def by_python(tx: Tx, document: Any) -> dict[UUID, bool]:
     wanted = needs(condition)
     since = None if wanted.look_back is None else T - wanted.look_back
     questions = [
-        cdp.FactsQuestion(node=row["node"], at=T, names=wanted.names, since=since, lines=wanted.lines)
+        cdp.FactsQuestion(
+            node=row["node"], at=T, names=wanted.names, since=since, lines=wanted.lines, suppressions=True
+        )
         for row in members
     ]
     found = await cdp.facts(tx, questions)
@@ -235,6 +236,14 @@ async def base_of(tx: Tx, heard: list[Event]) -> AsyncIterator[None]:
         for batch in filter(None, (heard[:half], heard[half:])):
             applied = await feed.handler(tx, feed.batch(batch))
             assert not applied.dead, applied
+        await tx.execute(
+            """
+            INSERT INTO dispatch.suppression (node, channel, id, kind, value, why, "by", at)
+            VALUES ($1, '*', gen_random_uuid(), 'email', '', '', 'test', $2)
+            """,
+            node("email", "one@example.com"),
+            T - timedelta(days=1),
+        )
         yield
     finally:
         await transaction.rollback()

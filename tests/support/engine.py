@@ -45,8 +45,8 @@ def order_event(moment: datetime, key: str = "o-1", **fields: Any) -> EventFact:
     return event("Order Completed", moment, **(defaults | fields))
 
 
-def happened(fact: EventFact, moment: datetime | None = None, hops: int = 0) -> Happened:
-    return Happened(event=fact, moment=moment or fact.learned_at, hops=hops)
+def happened(fact: EventFact, moment: datetime | None = None) -> Happened:
+    return Happened(event=fact, moment=moment or fact.learned_at)
 
 
 def order(moment: datetime, total: int | None = 1500, key: str = "o-1", **fields: Any) -> Order:

@@ -77,7 +77,7 @@ class Feed:
 
     def __init__(self, database: Database, *, partition: int = 0, topic: str = EVENTS, currency: str = "RUB") -> None:
         self.database = database
-        self.handler = Handler(secret=SECRET, currency=currency)
+        self.handler = Handler(secret=SECRET, currency=currency, country="RU")
         self.partition, self.topic = partition, topic
         self.now = START + timedelta(days=400)
         self._number = 0

@@ -20,7 +20,7 @@ from services.triggers.working import Worker
 from shared.auth import Principal
 from shared.bus.base import Outgoing, Record
 from shared.clock import VirtualClock
-from shared.consumer import Batch
+from shared.consumer import Applied, Batch
 from shared.events import (
     EVENTS,
     MESSAGES,
@@ -54,8 +54,8 @@ class Shop:
         self.book, self.world = RuleBook(), world_of(triggers)
         self.worker = Worker(triggers, self.book, self.world, 1)
         self.editor = Editor(triggers, self.world)
-        self._profile = ProfileHandler(secret=profile.secret, currency="RUB")
-        self._triggers = Handler(self.book, self.world)
+        self._profile = ProfileHandler(secret=profile.secret, currency="RUB", country="RU")
+        self._triggers = Handler(self.book, self.world, triggers.secret)
         self._number = 0
         self.messages: list[MessageRecord] = []
         self.emitted: list[Event] = []
@@ -64,8 +64,10 @@ class Shop:
 
     # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def rule(self, **fields: Any) -> Saved:
-        """Makes and activates a rule; entered by *Product Viewed* with one letter unless said otherwise."""
-        document = {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"send": "letter"}]} | fields
+        """Makes and activates a rule; entered by *Product Viewed* with one letter (a receipt, if it is transactional)
+        unless said otherwise."""
+        letter = "receipt" if fields.get("kind") == "transactional" else "letter"
+        document = {"name": "a-rule", "enter": {"on": "Product Viewed"}, "steps": [{"send": letter}]} | fields
         return await self.editor.create(document, MARKETER, activate=True)
 
     # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,11 +123,12 @@ class Shop:
     def node(self, kind: str, value: str) -> UUID:
         return node_id(self.profile.node_namespace, kind, value)
 
-    async def read(self, outgoing: list[Outgoing]) -> None:
+    async def read(self, outgoing: list[Outgoing]) -> Applied:
         """The part of triggers' consumer."""
         async with self.triggers.database.transaction() as tx:
             applied = await self._triggers(tx, self._batch("triggers", PROFILE_EVENTS, outgoing))
         await self._keep(applied.publish)
+        return applied
 
     def _batch(self, group: str, topic: str, outgoing: list[Outgoing]) -> Batch:
         records = []
@@ -205,9 +208,9 @@ class Shop:
 
 # What the rules of these tests name. Templates are dispatch's: they are put in before any service looks.
 TEMPLATES = """
-    a b c cart cart-last-call cart-reminder come-back confirm confirm-again cool first hurry keen letter new one receipt
-    second thanks third two x
+    a b c cart cart-last-call cart-reminder come-back cool first hurry keen letter new one second thanks third two x
 """.split()
+CONFIRMATIONS = ("confirm", "confirm-again")
 OFFERS = ("cart5", "comeback")
 
 
@@ -249,11 +252,37 @@ async def add_offers(database_url: str, *names: str) -> None:
         await connection.close()
 
 
+async def suppress(database_url: str, node: UUID, since: datetime, until: datetime | None = None) -> None:
+    """An address that dispatch keeps on its suppression list; `until`: when it was lifted."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        if until is None:
+            await connection.execute(
+                """
+                INSERT INTO dispatch.suppression (node, channel, id, kind, value, why, "by", at)
+                VALUES ($1, '*', gen_random_uuid(), 'email', '', 'bounced', 'bounce', $2)
+                """,
+                node,
+                since,
+            )
+        else:
+            await connection.execute(
+                "INSERT INTO dispatch.lifted (id, node, channel, at, lifted_at) VALUES (gen_random_uuid(), $1, '*', $2, $3)",
+                node,
+                since,
+                until,
+            )
+    finally:
+        await connection.close()
+
+
 @asynccontextmanager
 async def open_shop(database_url: str, start: datetime = T0) -> AsyncIterator[Shop]:
     """A shop at 10:00 UTC of a Monday in March; its clock goes where the test sets it."""
     clock = VirtualClock(start)
     await add_templates(database_url, *TEMPLATES)
+    await add_templates(database_url, *CONFIRMATIONS, purpose="confirmation")
+    await add_templates(database_url, "receipt", "shipped", purpose="transactional")
     await add_offers(database_url, *OFFERS)
     async with (
         context_for(database_url, role="dripline_profile", clock=clock, leases=False) as profile,

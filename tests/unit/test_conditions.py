@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from shared.conditions import Moment, evaluate, explain, needs, parse
@@ -434,7 +435,9 @@ def test_reachable_wants_an_address_consent_and_no_suppression() -> None:
     document = {"reachable": {"any": ["email", "push"]}}
     known = facts(addresses=[address()], consents=[consent("confirmed")])
     assert holds(document, known)
-    assert not holds(document, known, suppressed=frozenset({NODE}))
+    for channel in ("email", "*"):
+        assert not holds(document, msgspec.structs.replace(known, suppressed=[(NODE, channel)]))
+    assert holds(document, msgspec.structs.replace(known, suppressed=[(NODE, "sms"), (UUID(int=9), "*")]))
     assert not holds(document, known, topic="news")
     assert not holds(document, facts(addresses=[address("claimed")], consents=[consent("confirmed")]))
     assert not holds(document, facts(addresses=[address()]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import uuid5
 
@@ -11,6 +11,7 @@ import pytest
 from services.triggers import engine
 from services.triggers.holdout import arm, draw
 from services.triggers.run import Decided, Known, Refused
+from services.triggers.steps.base import Version
 from shared.events import Intended
 from tests.support.engine import (
     MOSCOW,
@@ -35,6 +36,15 @@ def refusal(*args, **more) -> str:
     found = entering(*args, **more)
     assert isinstance(found, Refused), found
     return found.code
+
+
+def confirmed(version: Version, moment: datetime, value: str, known: list[Known] | None = None) -> Decided | Refused:
+    """What comes of somebody who confirms a subscription for this address."""
+    channel = "email" if "@" in value else "sms"
+    said = {"channel": channel, "address": value}
+    return entering(
+        version, moment, by=event("Subscription Confirmed", moment, key=value, properties=said), known=known
+    )
 
 
 def ended_run(ended_after: timedelta = timedelta(hours=1)) -> Known:
@@ -108,8 +118,8 @@ def test_the_condition_of_the_entry_is_judged_and_what_it_saw_is_kept() -> None:
 
 
 def test_an_event_five_hops_away_starts_nothing() -> None:
-    fact = event("Product Viewed", T0)
-    asking = engine.Asking(version=rule(), at=T0, origin=NODE, key=str(fact.id), event=fact, hops=5)
+    fact = event("Product Viewed", T0, hops=5)
+    asking = engine.Asking(version=rule(), at=T0, origin=NODE, key=str(fact.id), event=fact)
     found = engine.enter(asking, [], facts(), MOSCOW)
     assert isinstance(found, Refused) and found.code == "hops"
 
@@ -187,6 +197,20 @@ def test_a_second_address_of_a_person_has_a_run_of_its_own() -> None:
     )
     again = entering(version, at(minutes=2), by=requested("anna@example.com", at(minutes=2)), known=[first])
     assert isinstance(again, Refused) and again.code == "inside"
+
+
+def test_a_marketing_rule_counts_the_person_whatever_address_they_confirm() -> None:
+    version = rule(enter={"on": "Subscription Confirmed"}, again="never")
+    first = confirmed(version, at(), "anna@example.com")
+    assert isinstance(first, Decided) and first.run.ended_as == "finished"
+    second = confirmed(version, at(days=1), "+79161234567")
+    assert isinstance(second, Decided)  # of another person
+    again = confirmed(version, at(days=1), "+79161234567", known=[Known.of(first.run)])
+    assert isinstance(again, Refused) and again.code == "again"
+    waiting = rule(enter={"on": "Subscription Confirmed"}, again="always", steps=[{"wait": "3d"}, {"send": "letter"}])
+    inside = confirmed(waiting, at(), "anna@example.com")
+    twice = confirmed(waiting, at(days=1), "+79161234567", known=[Known.of(inside.run)])
+    assert isinstance(twice, Refused) and twice.code == "inside"
 
 
 def test_only_a_confirmation_of_the_same_address_stops_a_run_about_an_address() -> None:

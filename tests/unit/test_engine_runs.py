@@ -331,6 +331,16 @@ def test_outside_its_window_a_rule_waits_before_it_sends() -> None:
     assert templates(timer(run, version)) == ["letter"]
 
 
+def test_an_intent_carries_its_window_and_stays_valid_until_it_has_opened_again() -> None:
+    hours = {"days": ["mon..fri"], "hours": "09:00-22:00"}
+    friday = utc(2026, 3, 6, 18, 30)  # 21:30 in Moscow
+    (intent,) = entering(rule(window=hours), friday).effects
+    assert (intent.window, intent.valid_until) == (hours, utc(2026, 3, 10, 6))
+    (hurried,) = entering(rule(window=hours, steps=[{"send": {"template": "x", "late": "2h"}}]), friday).effects
+    assert hurried.valid_until == friday + timedelta(hours=2)
+    assert entering(rule(), friday).effects[0].window is None
+
+
 def test_the_window_is_of_the_persons_own_zone() -> None:
     version = rule(window={"hours": "09:00-21:00"})
     assert entered(version, at(hours=9), zone="America/New_York").due is None

@@ -97,6 +97,49 @@ def test_a_refund_without_an_amount_is_of_everything() -> None:
     assert (order.refunded, order.lines[0].returned) == (D(17), D(2))
 
 
+def goods(*named: tuple[str, int, int]) -> list[ReportLine]:
+    return [ReportLine(product, D(quantity), D(price)) for product, quantity, price in named]
+
+
+def test_a_refund_that_names_goods_and_no_amount_is_worth_what_the_order_says_of_them() -> None:
+    lines = goods(("p", 2, 5), ("q", 1, 7))
+    order = fold_order([report(1, total=D(17), lines=lines)], [refund(1, None, lines=(("p", 1),))]).order
+    assert order is not None
+    assert (order.refunded, [line.returned for line in order.lines]) == (D(5), [D(1), D(0)])
+
+
+def test_goods_that_come_back_twice_are_worth_no_more_than_was_bought() -> None:
+    lines = goods(("p", 2, 5), ("q", 1, 7))
+    back = [refund(1, None, lines=(("p", 1),)), refund(2, None, lines=(("p", 2),), at=2)]
+    order = fold_order([report(1, total=D(17), lines=lines)], back).order
+    assert order is not None
+    assert order.refunded == D(10)
+
+
+def test_goods_of_a_discounted_order_bring_back_no_more_than_was_paid() -> None:
+    lines = goods(("p", 2, 5), ("q", 1, 7))
+    back = [refund(1, "4", lines=(("q", 1),)), refund(2, None, lines=(("p", 2),))]
+    order = fold_order([report(1, total=D(12), lines=lines)], back).order
+    assert order is not None
+    assert order.refunded == D(12)
+
+
+def test_what_a_browser_says_of_prices_brings_back_no_money() -> None:
+    browser = report(1, trust=0, lines=goods(("p", 1, 17)))
+    order = fold_order([browser, report(2, total=D(17))], [refund(1, None, lines=(("p", 1),))]).order
+    assert order is not None
+    assert (order.refunded, order.lines[0].returned) == (D(0), D(1))
+
+
+def test_a_refund_of_everything_beside_one_of_goods_is_of_the_whole_order() -> None:
+    order = fold_order(
+        [report(1, total=D(17), lines=goods(("p", 2, 5), ("q", 1, 7)))],
+        [refund(1, None, lines=(("p", 1),)), refund(2, None)],
+    ).order
+    assert order is not None
+    assert order.refunded == D(17)
+
+
 def test_two_reports_of_one_refund_are_one_refund() -> None:
     order = fold_order([report(1, total=D(17))], [refund(1, "5", key="r"), refund(2, "6", key="r", at=2)]).order
     assert order is not None

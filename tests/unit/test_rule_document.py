@@ -56,9 +56,22 @@ def test_the_cart_rule_is_read_as_a_marketer_means_it() -> None:
     assert rule.again.after == timedelta(days=7)
     assert rule.holdout == Decimal("0.1")
     assert rule.value == {"cart_total": "0.3"}
-    assert rule.max_age == timedelta(days=1)
+    assert rule.max_age == timedelta(days=1, hours=1)
     assert rule.goal is not None and rule.goal.within == timedelta(days=3)
     assert rule.forward_names == {"Order Completed"}
+
+
+def test_an_event_may_be_a_day_old_and_the_idle_time_comes_on_top_of_it() -> None:
+    assert read(minimal()).max_age == timedelta(days=1)
+    assert read(minimal(enter={"on": "Product Viewed", "idle": "3d"})).max_age == timedelta(days=4)
+    assert read(minimal(enter={"on": "Product Viewed", "idle": "3d"}, max_age="73h")).max_age == timedelta(hours=73)
+
+
+@pytest.mark.parametrize("max_age", ["1h", "24h"])
+def test_a_max_age_that_passes_before_the_idle_time_does_is_refused(max_age: str) -> None:
+    with pytest.raises(ConditionError, match="nobody would ever enter") as caught:
+        read(minimal(enter={"on": "Product Viewed", "idle": "1d"}, max_age=max_age))
+    assert caught.value.pointer == "/max_age"
 
 
 def test_a_name_of_the_old_vocabulary_means_the_new_event() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from services.profile.typed_addresses import TypedAddresses
 from shared.db import Tx
 
 
@@ -21,37 +23,66 @@ async def delete_nodes(tx: Tx, nodes: Sequence[UUID]) -> None:
     await tx.execute("DELETE FROM profile.node WHERE id = ANY($1::uuid[])", nodes)
 
 
-async def forget_addresses(tx: Tx, nodes: Sequence[UUID], linked: Sequence[UUID], values: Sequence[str]) -> None:
-    """What these address nodes carried, and the addresses themselves wherever events of `linked` nodes name them.
-
-    Opt-outs and complaints stay.
-    """
+async def forget_addresses(tx: Tx, nodes: Sequence[UUID]) -> None:
+    """What these address nodes carried. Opt-outs and complaints stay."""
     await tx.execute("DELETE FROM profile.trait WHERE node = ANY($1::uuid[])", nodes)
     await tx.execute("DELETE FROM profile.cart_op WHERE node = ANY($1::uuid[])", nodes)
     await tx.execute(
         "DELETE FROM profile.consent WHERE node = ANY($1::uuid[]) AND state NOT IN ('withdrawn', 'complained')", nodes
     )
-    folded = [value.casefold() for value in values]
-    await tx.execute(
-        "DELETE FROM profile.trait WHERE node = ANY($1::uuid[]) AND folded = ANY($2::text[])", linked, folded
+
+
+async def forget_typed(tx: Tx, nodes: Sequence[UUID], linked: Sequence[UUID], addresses: TypedAddresses) -> None:
+    """Takes the addresses of `nodes` out of the traits and events of `linked` nodes, and out of their own events."""
+    traits = await tx.fetch(
+        "SELECT node, name, id, value FROM profile.trait WHERE node = ANY($1::uuid[])", list(linked)
     )
+    gone = [row for row in traits if addresses.names(row["value"])]
     await tx.execute(
         """
-        UPDATE profile.event SET
-            properties = properties - ARRAY(
-                SELECT key FROM jsonb_each_text(properties) WHERE lower(value) = ANY($2::text[])
-            ),
-            rest = (rest - '{traits,context}'::text[]) || jsonb_build_object('ids', coalesce((
-                SELECT jsonb_agg(i) FROM jsonb_array_elements(rest -> 'ids') AS i WHERE NOT (i ->> 1)::uuid = ANY($3::uuid[])
-            ), '[]'))
-        WHERE node = ANY($1::uuid[]) AND (
-            EXISTS (SELECT FROM jsonb_each_text(properties) WHERE lower(value) = ANY($2::text[]))
-            OR EXISTS (SELECT FROM jsonb_array_elements(rest -> 'ids') AS i WHERE (i ->> 1)::uuid = ANY($3::uuid[]))
-        )
+        DELETE FROM profile.trait t USING unnest($1::uuid[], $2::text[], $3::uuid[]) AS g(node, name, id)
+        WHERE t.node = g.node AND t.name = g.name AND t.id = g.id
+        """,
+        [row["node"] for row in gone],
+        [row["name"] for row in gone],
+        [row["id"] for row in gone],
+    )
+    events = await tx.fetch(
+        """
+        SELECT node, learned_at, id, properties, own.named FROM profile.event e CROSS JOIN LATERAL (
+            SELECT array_agg(n) FILTER (WHERE n = ANY($2::uuid[])) AS named
+            FROM (SELECT e.node AS n UNION ALL SELECT (i ->> 1)::uuid FROM jsonb_array_elements(e.rest -> 'ids') AS i) ids
+        ) own WHERE node = ANY($1::uuid[])
         """,
         [*linked, *nodes],
-        folded,
-        nodes,
+        list(nodes),
+    )
+    left = []
+    for row in events:
+        properties = addresses.without(row["properties"], row["named"] or ())
+        changed = properties != row["properties"]
+        if changed or row["named"]:
+            left.append((row, properties if changed else None))
+    await _write_left(tx, nodes, left)
+
+
+async def _write_left(tx: Tx, nodes: Sequence[UUID], left: Sequence[tuple[Any, dict[str, Any] | None]]) -> None:
+    """The events with the properties that are left to them (None: all of them), without what else tells of the nodes."""
+    await tx.execute(
+        """
+        UPDATE profile.event e SET
+            properties = coalesce(l.properties, e.properties),
+            rest = (e.rest - '{traits,context}'::text[]) || jsonb_build_object('ids', coalesce((
+                SELECT jsonb_agg(i) FROM jsonb_array_elements(e.rest -> 'ids') AS i WHERE NOT (i ->> 1)::uuid = ANY($5::uuid[])
+            ), '[]'))
+        FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::jsonb[]) AS l(node, learned_at, id, properties)
+        WHERE e.node = l.node AND e.learned_at = l.learned_at AND e.id = l.id
+        """,
+        [row["node"] for row, _ in left],
+        [row["learned_at"] for row, _ in left],
+        [row["id"] for row, _ in left],
+        [properties for _, properties in left],
+        list(nodes),
     )
 
 

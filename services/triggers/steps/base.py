@@ -66,7 +66,6 @@ class Happened:
 
     event: EventFact
     moment: datetime
-    hops: int = 0
 
 
 # ── where a run goes on ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field
@@ -77,6 +77,16 @@ class Send(Step):
     def moved(self, here: Here) -> Answer:
         return self.begin(here)  # it waited for the window to open
 
+    def _valid_until(self, here: Here) -> datetime:
+        late, window = self.parameters.late, here.rule.window
+        if late is not None:
+            return here.now + late
+        until = here.now + LATE[here.rule.kind]
+        # A night that ends outside the window is not over before the window opens.
+        if window is not None and (opens := window.opens(until, here.zone)) > until:
+            return opens + LATE[here.rule.kind]
+        return until
+
     def _intent(self, here: Here) -> Intended:
         run, rule, wanted = here.run, here.rule, self.parameters
         event = run.event
@@ -95,7 +105,7 @@ class Send(Step):
             origin=run.origin,
             entered_at=run.entered_at,
             decided_at=here.now,
-            valid_until=here.now + (wanted.late or LATE[rule.kind]),
+            valid_until=self._valid_until(here),
             guard=guard_of(rule, run),
             ghost=run.ghost,
             channels=wanted.channels,
@@ -105,6 +115,7 @@ class Send(Step):
             cascade_after=wanted.cascade.after.total_seconds() if wanted.cascade else None,
             collect=rule.collect.total_seconds() if rule.collect else 0.0,
             priority=rule.priority,
+            window=rule.document.get("window"),
             event={
                 "id": str(event.id),
                 "name": event.name,

@@ -153,7 +153,8 @@ async def events_by_id(tx: Tx, ids: Sequence[UUID], nodes: Sequence[UUID]) -> di
     """Stored events. `nodes`: under which they may lie."""
     rows = await tx.fetch(
         """
-        SELECT id, node, name, occurred_at, learned_at, trust, history, properties, source, order_key, first
+        SELECT id, node, name, occurred_at, learned_at, trust, history, properties, source, order_key, first,
+               coalesce((rest ->> 'hops')::int, 0) AS hops
         FROM cdp.event WHERE node = ANY($1::uuid[]) AND id = ANY($2::uuid[])
         """,
         list(nodes),

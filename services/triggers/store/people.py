@@ -25,6 +25,16 @@ async def lock_nodes(tx: Tx, nodes: Sequence[UUID]) -> None:
     )
 
 
+ERASURES = lock_key("triggers", "erasures")
+
+
+async def lock_erasures(tx: Tx, *, carrying_out: bool) -> None:
+    """Until the end of the transaction. Everybody who puts something in about people shares it; who carries out an erasure
+    has it alone, and so finds whatever was put in by those who did not see that erasure in the journal."""
+    lock = "pg_advisory_xact_lock" if carrying_out else "pg_advisory_xact_lock_shared"
+    await tx.execute(f"SELECT {lock}($1)", ERASURES)
+
+
 async def runs_of(tx: Tx, nodes: Sequence[UUID]) -> tuple[list[Run], list[Known]]:
     """The open runs on these nodes, and what is to be known of all."""
     rows = await tx.fetch(
@@ -55,11 +65,15 @@ def as_run(state: Any) -> Run:
 
 
 async def first_reports(tx: Tx, keys: Sequence[str]) -> dict[str, datetime]:
-    """By order key when the order was first learned of, from any source."""
+    """By order key when the order was first reported as completed, from any source (as `shared.facts.orders.fold_order`
+    has it: an update or a cancellation that came before is not yet the order)."""
     if not keys:
         return {}
     rows = await tx.fetch(
-        "SELECT order_key, min(learned_at) FROM cdp.order_report WHERE order_key = ANY($1::text[]) GROUP BY order_key",
+        """
+        SELECT order_key, min(learned_at) FROM cdp.order_report
+        WHERE order_key = ANY($1::text[]) AND kind = 'completed' GROUP BY order_key
+        """,
         list(keys),
     )
     return {row[0]: row[1] for row in rows}

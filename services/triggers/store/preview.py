@@ -24,11 +24,12 @@ class TooLong(RuntimeError):
 @dataclass(frozen=True)
 class Resting:
     """Whom a rule would not let in again at once: `rule` None: nobody has been in it. `never`: whoever was in it; `after`:
-    whose last run ended less than this ago; who is inside in any case."""
+    whose last run ended less than this ago; who is inside in any case. `subject`: only runs about it count; None: all."""
 
     rule: UUID | None
     never: bool = False
     after: timedelta | None = None
+    subject: str | None = None
 
 
 _PRESENT = "m.from_at <= {at} AND (m.to_at IS NULL OR m.to_at > {at})"
@@ -107,9 +108,10 @@ def _resting(place: int) -> str:
     present = _PRESENT.format(at=f"{at}::timestamptz")
     return f"""
         SELECT m.profile FROM triggers.run r JOIN cdp.membership m ON m.node = r.node AND {present}
-        WHERE r.rule = {rule}::uuid AND r.subject = {subject}::text AND r.ended_as IS DISTINCT FROM 'merged'
+        WHERE r.rule = {rule}::uuid AND ({subject}::text IS NULL OR r.subject = {subject})
+            AND r.ended_as IS DISTINCT FROM 'merged'
             AND (r.ended_at IS NULL OR {never}::bool OR r.ended_at + {after}::interval > {at}::timestamptz)"""
 
 
 def _arguments(moment: Moment, resting: Resting) -> tuple[Any, ...]:
-    return moment.at, resting.rule, resting.never, resting.after, ""
+    return moment.at, resting.rule, resting.never, resting.after, resting.subject

@@ -95,7 +95,7 @@ async def claim_moment(tx: Tx) -> tuple[datetime | None, bool]:
     row = await tx.fetchrow(
         """
         WITH until AS (
-            SELECT least(w.value, (SELECT min(due) - interval '1 microsecond' FROM triggers.schedule)) AS value
+            SELECT least(w.value, (SELECT min(due) - interval '1 microsecond' FROM triggers.schedule WHERE NOT held)) AS value
             FROM platform.watermark w
         )
         SELECT value, coalesce((SELECT min(due) FROM triggers.item WHERE NOT held) <= value, false) AS any FROM until
@@ -159,10 +159,11 @@ async def due_items(tx: Tx, nodes: Sequence[UUID], until: datetime) -> list[Item
 
 
 async def release_items(tx: Tx, rules: Sequence[UUID], now: datetime, limit: int) -> int:
-    """Timers held while their rule was paused are due again, now. Says how many."""
+    """Timers held while their rule was paused are due again, now; who was to enter by a rule that could not be read is asked
+    about as of their own moment. Says how many."""
     released = await tx.fetch(
         """
-        UPDATE triggers.item i SET held = false, due = greatest(i.due, $2)
+        UPDATE triggers.item i SET held = false, due = CASE WHEN i.kind = ANY($4::int[]) THEN i.due ELSE greatest(i.due, $2) END
         FROM (
             SELECT node, id FROM triggers.item WHERE held AND rule IS NOT NULL AND rule = ANY($1::uuid[])
             ORDER BY node, id LIMIT $3 FOR UPDATE
@@ -172,19 +173,28 @@ async def release_items(tx: Tx, rules: Sequence[UUID], now: datetime, limit: int
         list(rules),
         now,
         limit,
+        [int(ItemKind.IDLE), int(ItemKind.SCHEDULE)],
     )
     return len(released)
 
 
-async def calendar_work(tx: Tx, now: datetime) -> tuple[bool, bool]:
+# A change `c` that every decision as of before it has been made of: whoever enters by what was in force until then is there.
+_REACHED = """
+    c.valid_from <= (SELECT value FROM platform.watermark)
+    AND c.valid_from <= coalesce((SELECT min(due) FROM triggers.item WHERE NOT held), 'infinity')
+    AND c.valid_from <= coalesce((SELECT min(due) FROM triggers.schedule WHERE NOT held), 'infinity')"""
+
+
+async def calendar_work(tx: Tx) -> tuple[bool, bool]:
     """Whether a moment of the calendar is due, and whether there are runs or timers to be told of changed rules."""
     row = await tx.fetchrow(
+        f"""
+        SELECT coalesce((SELECT min(due) FROM triggers.schedule WHERE NOT held)
+                   <= (SELECT value FROM platform.watermark), false) AS due,
+               EXISTS (SELECT 1 FROM triggers.rule_change c WHERE NOT c.swept AND {_REACHED})
+               OR EXISTS (SELECT 1 FROM triggers.item WHERE held AND rule IS NOT NULL)
+               OR EXISTS (SELECT 1 FROM triggers.schedule WHERE held) AS told
         """
-        SELECT coalesce((SELECT min(due) FROM triggers.schedule) <= (SELECT value FROM platform.watermark), false) AS due,
-               EXISTS (SELECT 1 FROM triggers.rule_change WHERE NOT swept AND valid_from <= $1)
-               OR EXISTS (SELECT 1 FROM triggers.item WHERE held AND rule IS NOT NULL) AS told
-        """,
-        now,
     )
     return row["due"], row["told"]
 
@@ -218,15 +228,14 @@ async def sweep_runs(
     return len(rows)
 
 
-async def unswept(tx: Tx, now: datetime) -> list[Any]:
-    """Changes in force that end or move runs and were not told to them yet."""
+async def unswept(tx: Tx) -> list[Any]:
+    """Changes in force that end or move runs and were not told to them yet, once nobody can enter by what was before."""
     return await tx.fetch(
-        """
+        f"""
         SELECT c.rule, c.number, c.state, c.version, v.document ->> 'on_edit' AS on_edit
         FROM triggers.rule_change c JOIN triggers.rule_version v ON v.rule = c.rule AND v.version = c.version
-        WHERE NOT c.swept AND c.valid_from <= $1 ORDER BY c.rule, c.number FOR UPDATE OF c SKIP LOCKED
-        """,
-        now,
+        WHERE NOT c.swept AND {_REACHED} ORDER BY c.rule, c.number FOR UPDATE OF c SKIP LOCKED
+        """
     )
 
 
@@ -253,7 +262,8 @@ async def next_due(tx: Tx) -> datetime | None:
     """When the next item or schedule is due."""
     moment: datetime | None = await tx.fetchval(
         """
-        SELECT least((SELECT min(due) FROM triggers.item WHERE NOT held), (SELECT min(due) FROM triggers.schedule))
+        SELECT least((SELECT min(due) FROM triggers.item WHERE NOT held),
+                     (SELECT min(due) FROM triggers.schedule WHERE NOT held))
         """
     )
     return moment
@@ -265,7 +275,7 @@ async def idle_now(tx: Tx) -> bool:
         """
         SELECT EXISTS (SELECT 1 FROM triggers.outbox) AS publishing,
                coalesce((SELECT min(due) FROM triggers.item WHERE NOT held) <= w.value, false) AS due,
-               coalesce((SELECT min(due) FROM triggers.schedule) <= w.value, false) AS scheduled
+               coalesce((SELECT min(due) FROM triggers.schedule WHERE NOT held) <= w.value, false) AS scheduled
         FROM (SELECT coalesce((SELECT value FROM platform.watermark), '-infinity') AS value) w
         """
     )

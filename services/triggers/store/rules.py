@@ -159,17 +159,33 @@ async def changes_of(tx: Tx, rule: UUID) -> list[Any]:
 
 
 async def report(tx: Tx, rule: UUID, since: datetime | None, until: datetime | None) -> list[Any]:
-    """Figures of the runs entered in the time, by arm."""
+    """Figures of the runs entered in the time, by arm; `ghost` is None for runs that tell nothing: of people who turned out
+    to be in both arms, and those that ended because an earlier run of the same person stayed.
+
+    Goals and revenue are of runs whose window has closed: of the others those who reached it would come first.
+    """
     return await tx.fetch(
         """
-        SELECT ghost, count(*) AS entered, count(*) FILTER (WHERE ended_at IS NULL) AS inside,
-               count(goal_at) AS goals, coalesce(sum(revenue::numeric), 0) AS revenue,
+        WITH whose AS (
+            SELECT r.node, r.id, r.ghost, coalesce(n.profile, r.node) AS person
+            FROM triggers.run r LEFT JOIN cdp.node n ON n.id = r.node WHERE r.rule = $1
+        ), both_arms AS (
+            SELECT person FROM whose GROUP BY person HAVING bool_or(ghost) AND NOT bool_and(ghost)
+        ), told AS (
+            SELECT r.open, r.ended_at, r.ended_as, r.goal_at, r.revenue,
+                   CASE WHEN r.ended_as IS DISTINCT FROM 'merged' AND w.person NOT IN (SELECT person FROM both_arms)
+                        THEN r.ghost END AS arm
+            FROM triggers.run r JOIN whose w ON w.node = r.node AND w.id = r.id
+            WHERE r.rule = $1 AND ($2::timestamptz IS NULL OR r.entered_at >= $2)
+                AND ($3::timestamptz IS NULL OR r.entered_at < $3)
+        )
+        SELECT arm AS ghost, count(*) AS entered, count(*) FILTER (WHERE ended_at IS NULL) AS inside,
+               count(goal_at) FILTER (WHERE NOT open) AS goals,
+               coalesce(sum(revenue::numeric) FILTER (WHERE NOT open), 0) AS revenue,
                count(*) FILTER (WHERE NOT open) AS closed,
                jsonb_object_agg(coalesce(ended_as, 'inside'), n) AS ended
-        FROM (SELECT *, count(*) OVER (PARTITION BY ghost, ended_as) AS n FROM triggers.run
-              WHERE rule = $1 AND ($2::timestamptz IS NULL OR entered_at >= $2)
-                  AND ($3::timestamptz IS NULL OR entered_at < $3)) r
-        GROUP BY ghost ORDER BY ghost
+        FROM (SELECT *, count(*) OVER (PARTITION BY arm, ended_as) AS n FROM told) t
+        GROUP BY arm ORDER BY arm
         """,
         rule,
         since,

@@ -16,7 +16,8 @@ async def set_moment(tx: Tx, rule: UUID, due: datetime) -> None:
     await tx.execute(
         """
         INSERT INTO triggers.schedule AS s (rule, due) VALUES ($1, $2)
-        ON CONFLICT (rule) DO UPDATE SET due = excluded.due, cursor = NULL WHERE excluded.due < s.due
+        ON CONFLICT (rule) DO UPDATE SET due = excluded.due, cursor = NULL, held = false
+        WHERE excluded.due < s.due OR s.held
         """,
         rule,
         due,
@@ -28,7 +29,24 @@ async def move_moment(tx: Tx, rule: UUID, due: datetime | None, cursor: UUID | N
     if due is None:
         await tx.execute("DELETE FROM triggers.schedule WHERE rule = $1", rule)
     else:
-        await tx.execute("UPDATE triggers.schedule SET due = $2, cursor = $3 WHERE rule = $1", rule, due, cursor)
+        await tx.execute(
+            "UPDATE triggers.schedule SET due = $2, cursor = $3, held = false WHERE rule = $1", rule, due, cursor
+        )
+
+
+async def hold_moment(tx: Tx, rule: UUID) -> None:
+    """The moment waits for a program that can read the rule; claims go past it meanwhile."""
+    await tx.execute("UPDATE triggers.schedule SET held = true WHERE rule = $1", rule)
+
+
+async def held_moments(tx: Tx) -> list[Any]:
+    """`rule, due, cursor, watermark` of the moments that are held, locked."""
+    return await tx.fetch(
+        """
+        SELECT s.rule, s.due, s.cursor, w.value AS watermark FROM triggers.schedule s, platform.watermark w
+        WHERE s.held ORDER BY s.rule FOR UPDATE OF s SKIP LOCKED
+        """
+    )
 
 
 async def earliest_due(tx: Tx) -> Any | None:
@@ -36,7 +54,7 @@ async def earliest_due(tx: Tx) -> Any | None:
     return await tx.fetchrow(
         """
         SELECT s.rule, s.due, s.cursor FROM triggers.schedule s, platform.watermark w
-        WHERE s.due <= w.value ORDER BY s.due, s.rule LIMIT 1 FOR UPDATE OF s SKIP LOCKED
+        WHERE s.due <= w.value AND NOT s.held ORDER BY s.due, s.rule LIMIT 1 FOR UPDATE OF s SKIP LOCKED
         """
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
 from shared.conditions.consents import known_channel, standing
 from shared.conditions.fields import Strict, refusal
-from shared.conditions.model import Leaf, Look, Moment
+from shared.conditions.model import Leaf, Look, Moment, Needs
 from shared.conditions.sql.builder import Bounds, Statement, all_of, any_of
 from shared.conditions.sql.consents import standing as standing_sql
 from shared.facts.model import Facts
@@ -38,6 +39,10 @@ class Reachable(Leaf):
     examples = ({"any": ["email", "push"]}, {"all": ["sms"]})
     parameters: Parameters
 
+    @cached_property
+    def needs(self) -> Needs:
+        return Needs(suppressions=True)
+
     def look(self, facts: Facts, moment: Moment) -> Look:
         asked = self.parameters
         by_channel = {channel: is_reachable(facts, moment, channel) for channel in [*asked.any_, *asked.all_]}
@@ -56,23 +61,27 @@ class Reachable(Leaf):
 
 def is_reachable(facts: Facts, moment: Moment, channel: str) -> bool:
     """Whether marketing for the rule's topic may go to one of the person's addresses on the channel."""
+    suppressed = {node for node, of in facts.suppressed if of in (channel, "*")}
     allowed = {consent.node for consent in standing(facts, channel, moment.topic) if consent.may_write}
     return any(
         address.kind == ADDRESS_KIND[channel]
         and address.status != "claimed"
         and address.node in allowed
-        and address.node not in moment.suppressed
+        and address.node not in suppressed
         for address in facts.addresses
     )
 
 
 def _bounds(statement: Statement, channel: str) -> Bounds:
     rows = standing_sql(statement, channel, statement.moment.topic)
-    kind = statement.parameter(ADDRESS_KIND[channel], "text")
-    suppressed = statement.parameter(sorted(statement.moment.suppressed), "uuid[]")
+    kind, of_channel = statement.parameter(ADDRESS_KIND[channel], "text"), statement.parameter(channel, "text")
+    suppressed = (
+        f"SELECT 1 FROM platform.suppression x WHERE x.node = n.id AND x.channel IN ({of_channel}, '*') "
+        f"AND x.from_at <= {statement.at} AND (x.to_at IS NULL OR x.to_at > {statement.at})"
+    )
     found = (
         f"SELECT s.profile FROM {rows} s JOIN cdp.node n ON n.id = s.node "
-        f"WHERE s.state IN ('granted', 'confirmed') AND n.kind = {kind} AND n.id <> ALL({suppressed}) "
+        f"WHERE s.state IN ('granted', 'confirmed') AND n.kind = {kind} AND NOT EXISTS ({suppressed}) "
         f"AND (n.confirmed_at <= {statement.at} OR n.asserted_at <= {statement.at})"
     )
     return statement.among(found, found, others=False)
