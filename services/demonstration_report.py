@@ -65,7 +65,9 @@ async def _print_messages(console: Console, connection: Tx) -> None:
                count(*) FILTER (WHERE h.kinds ? 'open') AS opened, count(*) FILTER (WHERE h.kinds ? 'click') AS clicked
         FROM dispatch.message m
         LEFT JOIN (SELECT message, sum(amount) AS amount FROM dispatch.charge GROUP BY 1) c ON c.message = m.id
-        LEFT JOIN (SELECT message, jsonb_agg(kind) AS kinds FROM dispatch.hit GROUP BY 1) h ON h.message = m.id
+        LEFT JOIN (
+            SELECT message, jsonb_agg(kind) AS kinds FROM dispatch.hit WHERE NOT bot GROUP BY 1
+        ) h ON h.message = m.id
         WHERE m.state = 'sent' GROUP BY 1, 2 ORDER BY 1, 3 DESC
         """
     )

@@ -34,7 +34,14 @@ class VirtualTime:
         self._closed = clock.now()
         self.slices = 0
         self._listener = server.context.wake.listen(
-            [signals.MOVED, signals.WATERMARK, signals.TRIGGERS_DUE, signals.DISPATCH_DUE, signals.SENDER_DUE]
+            [
+                signals.MOVED,
+                signals.WATERMARK,
+                signals.TRIGGERS_DUE,
+                signals.DISPATCH_DUE,
+                signals.SENDER_DUE,
+                signals.ANSWERED,
+            ]
         )
 
     def go_to(self, moment: datetime) -> datetime:

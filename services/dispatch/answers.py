@@ -83,15 +83,14 @@ class Answers:
             if bounced:
                 await suppress_bounced(tx, bounced, self._address_kinds(), now, self._context.bits)
             told = await self._reports.apply_waiting(tx, named, now)
-            await self._hold_against(tx, answers, now)
+            recovered = await self._hold_against(tx, answers, now)
             published = await publish(tx, [*self._events(done, now), *told])
-        self._after(done, answered, published)
+        self._after(done, answered, published, recovered)
 
-    async def _hold_against(self, tx: Tx, answers: Sequence[Answer], now: datetime) -> None:
-        """Whose provider answered, whose was away, and who asks to be left alone."""
+    async def _hold_against(self, tx: Tx, answers: Sequence[Answer], now: datetime) -> bool:
+        """Whose provider answered, whose was away, and who asks to be left alone. Returns whether one is back."""
         there, away, why, asked = judge_providers(answers, now)
-        if there:
-            await adapters.recovered(tx, there)
+        recovered = await adapters.recovered(tx, there) if there else False
         if away:
             await adapters.blame(tx, away, why, now)
             for name, number in away.items():
@@ -100,31 +99,40 @@ class Answers:
             await adapters.leave_alone(tx, asked)
             for name in asked:
                 PAUSES.labels(name).inc()
+        return recovered
 
     def _address_kinds(self) -> dict[str, str]:
         return {name: kind.address_kind for name, kind in self._kinds.items()}
 
-    def _after(self, done: Sequence[Answer], answered: Sequence[Answered], published: bool) -> None:
+    def _after(self, done: Sequence[Answer], answered: Sequence[Answered], published: bool, recovered: bool) -> None:
         adapter_of = {one.id: one.adapter for one, _, _ in done}
         for one, _, result in done:
             if result.outcome in ("sent", "unknown"):
                 COST.labels(one.channel).inc(float(result.charged if result.charged is not None else one.cost))
         for judged_one in answered:
-            if judged_one.outcome == "unknown":
-                UNKNOWN.labels(adapter_of.get(judged_one.message, ""), judged_one.state).inc()
+            if judged_one.outcome == "unknown" and judged_one.message in adapter_of:
+                UNKNOWN.labels(adapter_of[judged_one.message], judged_one.state).inc()
         if published:
             self._context.wake.signal(signals.outbox("dispatch"))
-        self._context.wake.signal(signals.DISPATCH_DUE)
-        self._context.wake.signal(signals.SENDER_DUE)
+        self._context.wake.signal(signals.ANSWERED)
+        if any(judged_one.state == "queued" for judged_one in answered):
+            self._context.wake.signal(signals.DISPATCH_DUE)
+        if recovered:
+            self._context.wake.signal(signals.SENDER_DUE)
 
     def _judged(self, one: Chosen, number: int, result: Result, now: datetime) -> Answered:
         kind = self._kinds.get(one.adapter)
-        return judged(one, number, result, now, repeatable=kind is not None and kind.repeatable)
+        answered = judged(one, number, result, now, repeatable=kind is not None and kind.repeatable)
+        if kind is not None and answered.state == answered.outcome == "unknown":
+            return replace(answered, settles=kind.settles.total_seconds())
+        return answered
 
     def _events(self, done: Iterable[Answer], now: datetime) -> list[Event]:
         found = []
         for one, number, result in done:
             what = {"sent": "Sent", "bounced": "Bounced", "failed": "Failed"}.get(result.outcome)
+            if what == "Failed" and one.pinned is not None:
+                continue  # an earlier attempt may have arrived: a rule must not fall back on another channel
             if what is not None:
                 prefix = self._prefixes.get(one.channel, one.channel.capitalize())
                 detail = result.detail or None if what != "Sent" else None
@@ -162,12 +170,17 @@ def judge_providers(
 def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatable: bool) -> Answered:
     """The message's next state after an attempt. Pure.
 
-    *Unknown*: marketing is never tried again, unless the provider tells a repeat by its key; transactional mail is.
+    *Unknown*: marketing is never tried again, unless the provider tells a repeat by its key; transactional mail is. Once
+    an attempt is unknown the message stays with its channel, whatever the next ones come to: it may have arrived there.
     """
-    base = Answered(one.id, number, result.outcome, "", detail=result.detail, provider_id=result.provider_id)
+    base = Answered(
+        one.id, number, result.outcome, "", detail=result.detail, provider_id=result.provider_id, pinned=one.pinned
+    )
     match result.outcome:
         case "sent":
-            return replace(base, state="sent", charged=result.charged)
+            return replace(base, state="sent", charged=result.charged, pinned=None)
+        case "failed" if one.pinned is not None:
+            return _perhaps_arrived(base, result.detail)
         case "bounced" | "failed":
             code = "bounced" if result.outcome == "bounced" else "refused"
             return replace(base, state="failed", reason_code=code, reason=result.detail)
@@ -175,7 +188,8 @@ def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatabl
             return replace(base, outcome="late", state="queued", due_at=now)
         case "retry":
             return _tried_later(base, one, number, result, now)
-    again = one.repeats < MOST_REPEATS and now <= one.valid_until and (repeatable or one.kind == "transactional")
+    awaited = "marketing" not in (one.kind, one.purpose)
+    again = one.repeats < MOST_REPEATS and now <= one.valid_until and (repeatable or awaited)
     base = replace(base, charged=result.charged)
     if again:
         return replace(base, state="queued", due_at=now, pinned=one.channel, repeat=True)
@@ -190,8 +204,16 @@ def _tried_later(base: Answered, one: Chosen, number: int, result: Result, now: 
         due = now + BACK_OFF[min(number, len(BACK_OFF)) - 1]
     if due > one.valid_until or (result.retry_after is None and number >= MOST_ATTEMPTS):
         text = f"{number} attempts, the last: {result.detail}"
+        if one.pinned is not None:
+            return _perhaps_arrived(base, text)
         return replace(base, state="failed", reason_code="exhausted", reason=text)
     return replace(base, state="queued", due_at=due)
+
+
+def _perhaps_arrived(base: Answered, what: str) -> Answered:
+    """The end of a message of which this attempt did not arrive, and an earlier one may have."""
+    reason = f"what came of an earlier attempt is not known; the last: {what}"
+    return replace(base, state="unknown", reason_code="unknown", reason=reason)
 
 
 def _clean(result: Result) -> Result:

@@ -1,4 +1,5 @@
-"""Who follows links without being a person: scanners, previews, privacy proxies. Their hits are marked, not counted."""
+"""Who follows links without being a person: scanners, previews, privacy proxies. Their hits are kept, and told to
+nobody."""
 
 from __future__ import annotations
 

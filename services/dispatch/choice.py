@@ -177,6 +177,7 @@ def _worthiest(rows: list[Alternative], open_rows: list[Alternative], stakes: St
 _TELLING = (
     "cap", "limit", "spend-ceiling", "country", "opted-out", "suppressed", "no-consent", "claimed", "missing-variable",
     "bad-text", "switched-off", "no-template", "tried", "no-address", "not-asked", "quiet-hours",
+    "outside-window",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@ by the same fold as everywhere (`shared.facts.consent`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -48,3 +48,11 @@ def standing(rows: Iterable[ConsentRow], channel: str, topic: str) -> Standing:
 def topics_of(rows: Iterable[ConsentRow], channel: str) -> list[str]:
     """The topics that the address was ever asked about on this channel, sorted; without the "*" of all."""
     return sorted({row.topic for row in rows if row.channel == channel and row.topic != ALL})
+
+
+def is_out(rows: Sequence[ConsentRow], channel: str, topic: str) -> bool:
+    """Whether the topic was taken back already; all topics: whether none is left that may be written about. A topic that
+    was confirmed after all of them were taken back is left."""
+    if topic == ALL and any(standing(rows, channel, one).may_write for one in topics_of(rows, channel)):
+        return False
+    return standing(rows, channel, topic).opted_out

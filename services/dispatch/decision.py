@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from services.dispatch.choice import Choice, Option, Stakes, choose
 from services.dispatch.inputs import Address, Channel, Decision, Inputs
-from services.dispatch.policy import channel_reason, message_reason, quiet_until
+from services.dispatch.policy import OF_THE_HOUR, awake_at, channel_reason, message_reason
 from services.dispatch.reasons import Reason
 
 
@@ -73,13 +71,11 @@ def _without_channel(
     stakes: Stakes,
     choice: Choice,
 ) -> Decision:
-    """Silence; unless a channel that only waits for the morning is worth it: then the same again at that hour."""
-    sleeping = [
-        channel for channel, reason, _ in judged.values() if reason is not None and reason.code == "quiet-hours"
-    ]
+    """Silence; unless a channel that only waits for its hour is worth it: then the same again at that hour."""
+    sleeping = [channel for channel, reason, _ in judged.values() if reason is not None and reason.code in OF_THE_HOUR]
     awake = choose([_option(channel, None) for channel in sleeping], stakes, inputs.draw) if sleeping else None
     if awake is None or awake.channel is None:
-        only_night = awake is not None and choice.reason is not None and choice.reason.code == "quiet-hours"
+        only_night = awake is not None and choice.reason is not None and choice.reason.code in OF_THE_HOUR
         return Decision(
             act="withhold",
             reason=awake.reason if awake is not None and only_night else choice.reason,
@@ -87,20 +83,15 @@ def _without_channel(
             probability=choice.probability,
             explored=choice.explored,
         )
-    until = min(_ends_of_quiet(inputs, sleeping))
+    until, first = min((awake_at(inputs, channel), channel.name) for channel in sleeping)
     if until > inputs.valid_until:
-        text = f"quiet hours end at {until:%Y-%m-%d %H:%M} UTC, after it was valid ({inputs.valid_until:%Y-%m-%d %H:%M} UTC)"
+        text = f"it may go at {until:%Y-%m-%d %H:%M} UTC, after it was valid ({inputs.valid_until:%Y-%m-%d %H:%M} UTC)"
         return Decision(act="withhold", reason=Reason("late", text), alternatives=choice.alternatives)
-    reason = Reason(
-        "quiet-hours", f"waits for {until:%Y-%m-%d %H:%M} UTC: {choice.reason.text if choice.reason else ''}"
-    )
+    hour = judged[first][1]
+    assert hour is not None
+    text = f"waits for {until:%Y-%m-%d %H:%M} UTC: {choice.reason.text if choice.reason else ''}"
+    reason = Reason(hour.code, text)
     return Decision(act="postpone", reason=reason, until=until, alternatives=choice.alternatives)
-
-
-def _ends_of_quiet(inputs: Inputs, channels: list[Channel]) -> list[datetime]:
-    zone = ZoneInfo(inputs.zone)
-    ends = (quiet_until(inputs.now, zone, channel.quiet) for channel in channels)
-    return [end for end in ends if end is not None]
 
 
 def with_texts(inputs: Inputs, texts: dict[str, Channel]) -> Inputs:

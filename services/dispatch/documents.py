@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 import yaml
@@ -59,9 +59,31 @@ class FormOffer(BaseModel):
     title: str | None = Field(default=None, max_length=200)
 
 
+class UnlessBought(BaseModel):
+    """Goods after whose purchase an offer is not made: by product id, or by category (case does not matter). `within`: how
+    long after the purchase, as a duration; null: ever."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    products: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default=[], max_length=500)
+    categories: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default=[], max_length=500)
+    within: str | None = None
+
+    @pydantic.field_validator("within")
+    @classmethod
+    def _a_duration(cls, value: str | None) -> str | None:
+        return None if value is None else format_duration(parse_duration(value))
+
+    @pydantic.model_validator(mode="after")
+    def _of_something(self) -> Self:
+        if not self.products and not self.categories:
+            raise ValueError("name products or categories, or leave out unless_bought")
+        return self
+
+
 class OfferDocument(BaseModel):
     """An offer with static codes: one for everybody, or one for each form a subscriber came from. `valid`: how long the
-    code is good after it was given, as a duration."""
+    code is good after it was given, as a duration. `unless_bought`: whom it is not made to; null: everybody may have it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,6 +92,7 @@ class OfferDocument(BaseModel):
     code: Code
     valid: str | None = None
     forms: dict[str, FormOffer] = {}
+    unless_bought: UnlessBought | None = None
 
     @pydantic.field_validator("valid")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -25,10 +25,12 @@ from services.dispatch.inputs import (
     Contact,
     GuardVerdict,
     Inputs,
+    OfferGuard,
     Purpose,
     Suppression,
 )
-from services.dispatch.policy import LONGEST_WINDOW, PURGE_SILENCE
+from services.dispatch.offer_guard import bought_of, offer_reason
+from services.dispatch.policy import LONGEST_WINDOW, PURGE_SILENCE, REQUESTS_WINDOW
 from services.dispatch.reasons import Reason
 from services.dispatch.store import looking
 from services.dispatch.store.claims import Due
@@ -44,7 +46,6 @@ from shared.identifiers import ADDRESS_KIND
 from shared.ids import RandomBits, node_id
 from shared.settings import Settings
 
-NETWORK_WINDOW = SOURCE_WINDOW = timedelta(hours=1)
 DRAW_BITS = 53
 
 
@@ -140,7 +141,10 @@ async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroun
                 node=one.intent.origin,
                 names=guard.needs.names,
                 since=guards.look_back(one.intent.guard, guard, now),
-                lines=guard.needs.lines or _shows_orders(base.templates.get(one.intent.template)),
+                lines=guard.needs.lines
+                or _shows_orders(base.templates.get(one.intent.template))
+                or _offer_guard(one, base) is not None,
+                suppressions=guard.needs.suppressions,
             )
             for one, guard in zip(due, parsed, strict=True)
         ],
@@ -170,6 +174,11 @@ async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroun
     )
 
 
+def _offer_guard(due: Due, base: _Base) -> OfferGuard | None:
+    offer = base.offers.get(due.intent.offer or "")
+    return offer.guard if offer is not None else None
+
+
 def _shows_orders(template: Template | None) -> bool:
     """Whether its texts may name goods of orders, which then must be read."""
     return template is not None and any("orders" in source for source in template.parts.values())
@@ -186,11 +195,13 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
     gone = known is None or (node is not None and node not in people.addressed)
     verdict = GuardVerdict(holds=True)
     if known is not None:
-        suppressed = frozenset(address for address, _ in people.suppressions)
-        judged_at = replace(moment, suppressed=suppressed, holidays=base.holidays.at(now))
+        judged_at = replace(moment, holidays=base.holidays.at(now))
         verdict = guards.judge(intent.guard, guards.read(intent.guard), known, people.events[index], judged_at)
     if intent.offer and intent.offer not in base.offers:
         problem = problem or Reason("no-offer", f"there is no offer {intent.offer}")
+    guarded = _offer_guard(one, base)
+    if guarded is not None and known is not None:
+        guarded = msgspec.structs.replace(guarded, bought=bought_of(guarded, known.orders))
     value = worth(
         intent.value,
         known,
@@ -208,6 +219,7 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         now=now,
         valid_until=intent.valid_until,
         zone=(moment.zone_of(known) if known else shop_zone).key,
+        window=intent.window,
         draw=draw_from(world.bits(DRAW_BITS)),
         ghost=intent.ghost,
         known=not gone,
@@ -217,6 +229,7 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         template=intent.template,
         template_version=template.version if template else None,
         problem=problem,
+        offer_guard=guarded,
         asked=[one.pinned] if one.pinned else intent.channels,
         addressed=node,
         channels=[
@@ -253,10 +266,14 @@ def _purpose(one: Due, template: Template | None) -> tuple[Purpose, Reason | Non
         return intent.kind, Reason("no-template", f"there is no template {intent.template}")
     if template.purpose == "confirmation":
         return "confirmation", None
+    if intent.kind == "transactional" and template.purpose == "marketing":
+        # It was decided without waiting for the watermark, and would be repeated when nobody knows what came of it.
+        text = f"the rule is transactional and the template {intent.template} is marketing"
+        return "marketing", Reason("no-template", text)
     if intent.kind == "marketing" and template.purpose == "transactional":
         text = f"the rule is marketing and the template {intent.template} is not: it need not have a way out"
         return "marketing", Reason("no-template", text)
-    return ("marketing" if "marketing" in (intent.kind, template.purpose) else "transactional"), None
+    return template.purpose, None
 
 
 def _topic(one: Due) -> str:
@@ -378,7 +395,8 @@ async def _allot(tx: Tx, gathered: Sequence[Gathered], base: _Base, now: datetim
         if g.offer is None:
             form = intent.addressed.form if intent.addressed else None
             g.offer = base.offers[name].for_form(form, now)
-            if not intent.ghost and g.inputs.guard.holds:
+            wrong = not g.inputs.guard.holds or offer_reason(g.inputs.offer_guard, now) is not None
+            if not intent.ghost and not wrong:
                 new.append((intent.origin, g.due.id, g.offer))
                 given[intent.origin, name] = g.offer
     if new:
@@ -395,7 +413,7 @@ async def with_contacts(tx: Tx, gathered: Sequence[Gathered], now: datetime) -> 
     by_source: dict[UUID, int] = {}
     if networks or sources:
         by_network, by_source = await looking.count_confirmations(
-            tx, networks, sources, now - NETWORK_WINDOW, now - SOURCE_WINDOW
+            tx, networks, sources, now - REQUESTS_WINDOW, now - REQUESTS_WINDOW
         )
     for g, rows in zip(gathered, contacts, strict=True):
         own = set(g.inputs.nodes)

@@ -3,7 +3,7 @@ again from it and nothing else. Money is Decimal roubles; moments are aware UTC.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
@@ -131,10 +131,30 @@ class GuardVerdict(msgspec.Struct, frozen=True, omit_defaults=True):
     seen: list[dict[str, Any]] = []
 
 
+class Bought(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Goods of an offer's scope that the person bought; `category`: by which they are in it, empty: by the product."""
+
+    product: str
+    at: datetime
+    category: str = ""
+
+
+class OfferGuard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the offer of a message is not made after: that one of `products`, or goods of one of `categories`, were bought
+    `within` (None: ever). `bought`: which were, whenever it was."""
+
+    name: str
+    products: list[str] = []
+    categories: list[str] = []
+    within: timedelta | None = None
+    bought: list[Bought] = []
+
+
 class Inputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything that one decision looked at. `known`: the person still exists. `nodes`: the person's at that moment.
     `addressed`: the only address that may be used (of a subscription), its channel is then the only one.
-    `value_from` says in words where `value` comes from; `base_version` names the version of the shop-wide mean order."""
+    `value_from` says in words where `value` comes from; `base_version` names the version of the shop-wide mean order.
+    `window`: the rule's, in its own form; None: it has none."""
 
     message: UUID
     rule: UUID
@@ -144,6 +164,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     now: datetime
     valid_until: datetime
     zone: str
+    window: dict[str, Any] | None = None
     draw: Decimal
     ghost: bool = False
     known: bool = True
@@ -153,6 +174,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     template: str = ""
     template_version: int | None = None
     problem: Reason | None = None
+    offer_guard: OfferGuard | None = None
     asked: list[str] | None = None
     addressed: UUID | None = None
     channels: list[Channel] = []

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from services.dispatch.consents import standing
 from services.dispatch.inputs import Address, Cap, Channel, Contact, Inputs
+from services.dispatch.offer_guard import offer_reason
 from services.dispatch.reasons import Reason
 from shared.durations import parse_duration
+from shared.windows import Window
 
 # A dead contact that was erased is not asked again for this long.
 PURGE_SILENCE = timedelta(days=30)
@@ -33,6 +36,11 @@ DEFAULT_CAPS = [
 ]
 # The longest window above, and what a channel's caps may use at most: contacts older than this are not looked at.
 LONGEST_WINDOW = timedelta(days=31)
+# Over which the scopes network and source count.
+REQUESTS_WINDOW = timedelta(hours=1)
+# Reasons that only put off: the same message may go at another hour.
+OF_THE_HOUR = frozenset({"quiet-hours", "outside-window"})
+_HOURS_LOOKED_AT = 10
 
 
 def message_reason(inputs: Inputs) -> Reason | None:
@@ -49,7 +57,7 @@ def message_reason(inputs: Inputs) -> Reason | None:
         return Reason("gone", "the person is no longer known: erased or purged")
     if not inputs.guard.holds:
         return inputs.guard.reason or Reason("guard", "what made the message right no longer holds")
-    return inputs.problem or _confirmation_reason(inputs)
+    return inputs.problem or offer_reason(inputs.offer_guard, inputs.now) or _confirmation_reason(inputs)
 
 
 def channel_reason(inputs: Inputs, channel: Channel) -> tuple[Reason | None, Address | None]:
@@ -73,9 +81,34 @@ def channel_reason(inputs: Inputs, channel: Channel) -> tuple[Reason | None, Add
         reason = channel.text.reason
     if reason is None:
         reason = _ceiling_reason(channel)
-    if reason is None and (until := quiet_until(inputs.now, ZoneInfo(inputs.zone), channel.quiet)):
-        reason = Reason("quiet-hours", f"quiet hours until {_moment(until)}")
-    return reason, address
+    return reason or _hour_reason(inputs, channel), address
+
+
+def _hour_reason(inputs: Inputs, channel: Channel) -> Reason | None:
+    """Why this is not the hour for it; None if it is."""
+    zone = ZoneInfo(inputs.zone)
+    if inputs.window is not None and (opens := _window(inputs.window).opens(inputs.now, zone)) > inputs.now:
+        return Reason("outside-window", f"the rule's window is closed until {_moment(opens)}")
+    if until := quiet_until(inputs.now, zone, channel.quiet):
+        return Reason("quiet-hours", f"quiet hours until {_moment(until)}")
+    return None
+
+
+def awake_at(inputs: Inputs, channel: Channel) -> datetime:
+    """The first moment from now on that lies in the rule's window and not in the channel's quiet hours. Where the two never
+    agree: a moment some days ahead, at which it is looked at again while the message is valid."""
+    zone, moment = ZoneInfo(inputs.zone), inputs.now
+    for _ in range(_HOURS_LOOKED_AT):
+        later = _window(inputs.window).opens(moment, zone) if inputs.window is not None else moment
+        later = quiet_until(later, zone, channel.quiet) or later
+        if later == moment:
+            break
+        moment = later
+    return moment
+
+
+def _window(document: dict[str, Any]) -> Window:
+    return Window.model_validate(document)
 
 
 def address_reason(inputs: Inputs, channel: Channel, address: Address) -> Reason | None:

@@ -2,8 +2,9 @@
 order, or before our own answer was stored.
 
 A report is kept under the provider's id for it. It speaks of a message by our id, by the provider's own, or by the address.
-As long as that message is being called it waits: whoever writes the answer down applies it, in the same transaction. So
-that neither overlooks the other, both hold the lock of the name that the report uses.
+As long as that message is being called it waits (what it says of the address counts at once): whoever writes the answer
+down applies it, in the same transaction. So that neither overlooks the other, both hold the lock of the name that the
+report uses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uuid import UUID
 import msgspec
 
 from services.dispatch.channels.base import Adapter, Report
-from services.dispatch.consents import standing
+from services.dispatch.consents import is_out, standing
 from services.dispatch.feedback import feedback, publish
 from services.dispatch.measures import REPORTS
 from services.dispatch.store import calls, claims, spending
@@ -143,12 +144,19 @@ class Reports:
     def _take_in(self, work: _Work, row: Row, target: Target | None) -> str:
         """What the report changes, without writing it; returns the report's state."""
         report = row.report
+        about = report.what in ABOUT_THE_ADDRESS
+        # Whoever refuses refuses at once. A bounce speaks of the message, too: that part waits for our answer as others
+        # do, and when it is applied the address's part, which is done by then, changes nothing.
+        refuses = about and report.what != "bounced"
         if target is None:
-            if row.node is not None and report.what in ABOUT_THE_ADDRESS:
+            known = about and row.node is not None
+            if known:
                 work.about.append((row, None))
-                return "applied"
-            return "waiting" if report.message is None and report.provider_id else "stray"
-        if target.state == "calling" and report.what not in ABOUT_THE_ADDRESS:
+            waits = report.message is None and report.provider_id != "" and not (known and refuses)
+            return "waiting" if waits else "applied" if known else "stray"
+        if target.state == "calling" and not refuses:
+            if about:
+                work.about.append((row, target))
             return "waiting"
         work.targets[target.message.id, target.number] = target
         if report.charged is not None:
@@ -162,7 +170,7 @@ class Reports:
         elif report.what in ("replied", "done"):
             what = "Replied" if report.what == "replied" else "Done"
             self._tell(work, target, what, f"{target.number}/{report.what}/{report.id}", row)
-        if report.what in ABOUT_THE_ADDRESS:
+        if about:
             work.about.append((row, target))
         return "applied"
 
@@ -250,10 +258,10 @@ class Reports:
             ledger = self._consents.get(kind.channel, kind.channel)
             written = target.message.address if target and not target.forgotten else row.report.address
             state = {"complained": "complained", "unsubscribed": "withdrawn"}.get(row.report.what)
-            now = standing(consents.get(node, []), ledger, ALL)
-            if state is not None and (now.complained or (state == "withdrawn" and now.opted_out)):
+            rows = consents.get(node, [])
+            if standing(rows, ledger, ALL).complained or (state == "withdrawn" and is_out(rows, ledger, ALL)):
                 state = None  # the ledger says so already
-            if state is not None and (node, ledger, state) in done:
+            if (node, ledger, state) in done:
                 state = None
             event = None
             if state is not None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +24,7 @@ from services.dispatch.inputs import Switch
 from services.dispatch.measures import CALL_SECONDS, CALLS
 from services.dispatch.rendered import Rendered
 from services.dispatch.store import adapters, calls, claims
-from services.dispatch.store.calls import START_SECONDS, Chosen
+from services.dispatch.store.calls import START_SECONDS, Chosen, Silent
 from services.dispatch.store.looking import read_consents, read_stops, read_suppressions
 from shared import wake as signals
 from shared.clock import pause
@@ -54,6 +56,8 @@ class Sender:
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling: set[str] = set()
+        # Adapters of which messages may wait for room.
+        self._full: set[str] = set()
 
     async def loop(self) -> None:
         """Steps messages to *calling* and starts their exchanges, as long as there is room. When it is stopped it lets
@@ -62,8 +66,8 @@ class Sender:
         answering = asyncio.create_task(self._write_as_they_come())
         try:
             while not answering.done():
-                if await self.start_calls() == 0:
-                    await listener.wait(1.0)
+                await self.start_calls()
+                await listener.wait(1.0)
             answering.result()
         finally:
             listener.close()
@@ -92,34 +96,37 @@ class Sender:
             for name, a in self._adapters.items()
             if a.sessions > self._calling[name]
         }
+        # All, until this look is over: a call that ends meanwhile makes room that the look does not know of.
+        self._full = set(self._adapters)
         if not free:
             return 0
         begun = time.monotonic()
         async with self._context.database.transaction() as tx:
             now = self._context.clock.now()
             chosen = await calls.lock_chosen(tx, free, now, adapters.MOST_FAILURES)
+            taken = Counter(one.adapter for one in chosen)
+            self._full = {name for name in self._adapters if taken[name] >= free.get(name, 0)}
             if not chosen:
                 return 0
             await claims.lock(tx, {("address", one.address_node) for one in chosen})
             stops = await read_stops(tx)
             if stops.held:
                 return 0
-            settings = await self._told(tx, {one.adapter for one in chosen})
+            settings, unusable = await self._told(tx, {one.adapter for one in chosen})
             untold = [one for one in chosen if one.adapter not in settings]
             forbidden = await _forbidden(tx, chosen, self._consents, stops.switches)
             stopped = {message for message, _, _ in forbidden}
             going = [one for one in chosen if one.id not in stopped and one not in untold]
             if forbidden:
                 await calls.withhold(tx, forbidden, now)
-            if returned := [one.id for one in untold if one.id not in stopped]:
-                await claims.give_back(tx, returned)  # its settings were taken away meanwhile: chosen anew
+            await self._return(tx, [one for one in untold if one.id not in stopped], unusable, now)
             if len(going) < len(chosen):
                 await calls.uncount(tx, [one for one in chosen if one not in going])
             if going:
                 await calls.to_calling(
                     tx, going, {n: a.timeout.total_seconds() for n, a in self._adapters.items()}, now
                 )
-        if untold:
+        if any(one.adapter not in unusable for one in untold):
             self._context.wake.signal(signals.DISPATCH_DUE)
         await self._context.hooks.reach("dispatch.calling")
         for one in going:
@@ -129,21 +136,35 @@ class Sender:
             task.add_done_callback(self._tasks.discard)
         return len(chosen)
 
-    async def _told(self, tx: Tx, names: set[str]) -> dict[str, Any]:
-        """What these adapters were told, by name: None for one that needs nothing. One whose settings are gone or cannot be
-        read is left out."""
+    async def _return(self, tx: Tx, untold: Sequence[Chosen], unusable: Mapping[str, str], now: datetime) -> None:
+        """To the queue. Whose adapter's settings were taken away meanwhile is chosen anew at once. An adapter whose settings
+        cannot be read is left alone like one whose provider is away, until it is told them again."""
+        if gone := [one.id for one in untold if one.adapter not in unusable]:
+            await claims.give_back(tx, gone)
+        waiting = [one for one in untold if one.adapter in unusable]
+        if waiting:
+            why = {name: unusable[name] for name in {one.adapter for one in waiting}}
+            await adapters.blame(tx, dict.fromkeys(why, adapters.MOST_FAILURES), why, now)
+            pauses = await adapters.read_pauses(tx)
+            await claims.put_off(tx, {one.id: pauses[one.adapter].until or now for one in waiting})
+
+    async def _told(self, tx: Tx, names: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """What these adapters were told, by name: None for one that needs nothing; and why that of others cannot be read.
+        One whose settings are gone is in neither."""
         rows = await adapters.read_told(tx, sorted(names))
         found: dict[str, Any] = {}
+        unusable: dict[str, str] = {}
         for name in names:
             adapter = self._adapters[name]
             if (told := rows.get(name)) is not None and adapter.settings_type is not None:
                 try:
                     found[name] = self._settings.read(told)
                 except Unusable as problem:
+                    unusable[name] = str(problem)
                     log.error("adapter.unusable", adapter=name, problem=str(problem))
             elif adapter.serves_untold(self._context.settings):
                 found[name] = None
-        return found
+        return found, unusable
 
     async def _call(self, one: Chosen, start_by: StartBy, settings: Any) -> None:
         adapter = self._adapters[one.adapter]
@@ -161,7 +182,8 @@ class Sender:
         await self._context.hooks.reach("dispatch.answered")
         self._answers.append((one, one.attempts + 1, result or LATE))
         self._answered.set()
-        self._context.wake.signal(signals.SENDER_DUE, remote=False)
+        if one.adapter in self._full:
+            self._context.wake.signal(signals.SENDER_DUE, remote=False)
 
     def _exchange_of(self, one: Chosen, attempt: int, start_by: StartBy, settings: Any) -> Exchange:
         return Exchange(
@@ -193,9 +215,12 @@ class Sender:
             return Result("unknown", f"the adapter failed: {type(problem).__name__}")
 
     async def _write_as_they_come(self) -> None:
-        """Writes what came of exchanges, all that is there in one transaction."""
+        """Writes what came of exchanges, all that is there in one transaction: those that end soon after another, too."""
+        linger = 0 if self._context.clock.virtual else self._context.settings.linger_ms / 1000
         while True:
             await self._answered.wait()
+            if linger:
+                await pause(linger)
             self._answered.clear()
             answers, self._answers = self._answers, []
             if not answers:
@@ -227,13 +252,19 @@ class Sender:
             await asyncio.gather(*rounds, return_exceptions=True)
 
     async def reap(self) -> int:
-        """Returns how many calls were given up."""
+        """Returns how many calls were given up, or asked about once more."""
         async with self._context.database.transaction() as tx:
-            silent = await calls.silent_calls(tx, 100, self._settling)
-            settings = await self._told(tx, {one.adapter for one in silent if one.adapter in self._adapters})
-        by_adapter: dict[str, list[Chosen]] = {}
+            settles = {name: adapter.settles.total_seconds() for name, adapter in self._adapters.items()}
+            silent = [
+                *await calls.silent_calls(tx, 100, self._settling),
+                *await calls.doubtful_calls(tx, 100, self._settling, settles),
+            ]
+            settings, _ = await self._told(
+                tx, {one.call.adapter for one in silent if one.call.adapter in self._adapters}
+            )
+        by_adapter: dict[str, list[Silent]] = {}
         for one in silent:
-            by_adapter.setdefault(one.adapter, []).append(one)
+            by_adapter.setdefault(one.call.adapter, []).append(one)
         self._settling |= set(by_adapter)
         try:
             await asyncio.gather(*(self._settle(name, these, settings.get(name)) for name, these in by_adapter.items()))
@@ -241,17 +272,19 @@ class Sender:
             self._settling -= set(by_adapter)
         return len(silent)
 
-    async def _settle(self, name: str, silent: Sequence[Chosen], settings: Any) -> None:
+    async def _settle(self, name: str, silent: Sequence[Silent], settings: Any) -> None:
         """Asks about one adapter's silent calls, as many at a time as it holds, and writes what came of them."""
         adapter = self._adapters.get(name)
         room = asyncio.Semaphore(adapter.sessions if adapter is not None else 1)
+        read_at = time.monotonic()
 
-        async def settled(one: Chosen) -> Answer:
+        async def settled(of: Silent) -> Answer:
             # The row's attempts already count the one that is open; `Chosen.attempts` means those before it.
-            result = Result("unknown", "no answer was stored in its time")
+            one = of.call
+            result = Result("unknown", of.detail, for_one=of.again)  # held against the provider when it was silent
             if adapter is not None and _can_be_asked(adapter):
                 async with room:
-                    exchange = self._exchange_of(one, one.attempts, StartBy(0.0), settings)
+                    exchange = self._exchange_of(one, one.attempts, StartBy(read_at + of.start_in), settings)
                     result = await self._ask(adapter, exchange, result)
             return one, one.attempts, result
 

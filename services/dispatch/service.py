@@ -111,9 +111,11 @@ class Dispatch:
         try:
             while True:
                 something_new.event.clear()
-                if await self.claimer.claim(kind):
+                done = await self.claimer.claim(kind)
+                due = await self._next_due(kind)
+                if done and due is not None and due <= self.context.clock.now():
                     continue
-                await self._wait(listener, something_new, await self._next_due(kind))
+                await self._wait(listener, something_new, due)
         finally:
             listener.close()
             something_new.close()

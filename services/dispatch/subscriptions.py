@@ -15,9 +15,8 @@ from uuid import UUID
 import msgspec
 
 from services.dispatch.bots import is_bot
-from services.dispatch.consents import standing, topics_of
+from services.dispatch.consents import is_out, standing, topics_of
 from services.dispatch.feedback import feedback, publish
-from services.dispatch.inputs import ConsentRow
 from services.dispatch.measures import OPT_OUT_SECONDS
 from services.dispatch.store import calls, claims, ledgers
 from services.dispatch.store.ledgers import Sent
@@ -82,7 +81,7 @@ class Subscriptions:
             await claims.lock(tx, [("address", sent.address_node)])
             rows = (await read_consents(tx, [sent.address_node])).get(sent.address_node, [])
             channel = self._consents.get(sent.channel, sent.channel)
-            new = [topic for topic in wanted if not _is_out(rows, channel, topic)]
+            new = [topic for topic in wanted if not is_out(rows, channel, topic)]
             published = False
             if new:
                 key = f"{sent.address_node}/{channel}/unsubscribed/{uuid7(now, self._context.bits)}"
@@ -112,7 +111,7 @@ class Subscriptions:
         if not messages:
             return
         begun = time.monotonic()
-        listener = self._context.wake.listen([signals.SENDER_DUE])
+        listener = self._context.wake.listen([signals.ANSWERED])
         try:
             while time.monotonic() < begun + seconds:
                 async with self._context.database.connection() as connection:
@@ -181,7 +180,8 @@ class Subscriptions:
         )
 
     async def clicked(self, message: UUID, number: int, user_agent: str, *, record: bool) -> str | None:
-        """Where a link leads; None if there is none such. With `record` its first hit is told as an event."""
+        """Where a link leads; None if there is none such. With `record` a person's first hit is told as an
+        event."""
         async with self._context.database.connection() as connection:
             url = await ledgers.read_link(connection, message, number)
         if url is not None and record:
@@ -189,7 +189,7 @@ class Subscriptions:
         return url
 
     async def opened(self, message: UUID, user_agent: str) -> None:
-        """The pixel was loaded: the first time is told as an event."""
+        """The pixel was loaded: the first time that a person did it is told as an event."""
         await self._hit(message, "open", 0, user_agent)
 
     async def _hit(
@@ -205,13 +205,6 @@ class Subscriptions:
             if await ledgers.add_hit(tx, message, kind, number, now, bot):
                 what, key = ("Opened", "opened") if kind == "open" else ("Clicked", f"clicked/{number}")
                 prefix = self._prefixes.get(sent.channel, sent.channel.capitalize())
-                published = await publish(tx, [feedback(sent, prefix, what, key, now, bot=bot or None, **more)])
+                published = await publish(tx, [feedback(sent, prefix, what, key, now, **more)])
         if published:
             self._context.wake.signal(signals.outbox("dispatch"))
-
-
-def _is_out(rows: Sequence[ConsentRow], channel: str, topic: str) -> bool:
-    """Whether the topic was taken back already; all topics: whether none is left that may be written about."""
-    if topic == ALL and any(standing(rows, channel, one).may_write for one in topics_of(rows, channel)):
-        return False
-    return standing(rows, channel, topic).opted_out

@@ -179,7 +179,9 @@ attempt = Table(
     Column("provider_id", Text),
     Column("charged", Numeric, comment="what the provider says it costs; NULL: it says nothing, the price counts"),
     _time("ended_at", nullable=True, comment="business"),
+    _time("ask_at", nullable=True, comment="infrastructure: of an unknown one, when its provider is asked once more"),
     Index("attempt_by_provider", "adapter", "provider_id", postgresql_where=text("provider_id <> ''")),
+    Index("attempt_to_ask", "ask_at", postgresql_where=text("ask_at IS NOT NULL")),
 )
 
 charge = Table(
@@ -332,6 +334,18 @@ suppression = Table(
     Index("suppression_by_time", "at", "id"),
 )
 
+lifted = Table(
+    "lifted",
+    metadata,
+    Column("id", Uuid, primary_key=True, comment="of the suppression"),
+    Column("node", Uuid, nullable=False, comment="the address"),
+    Column("channel", Text, nullable=False, comment="*: all"),
+    _time("at", comment="business"),
+    _time("lifted_at", comment="business"),
+    Index("lifted_by_node", "node"),
+    comment="suppressions that were lifted: what decisions of their time could know",
+)
+
 channel = Table(
     "channel",
     metadata,
@@ -420,6 +434,7 @@ offer = Table(
     Column("code", Text, nullable=False),
     Column("valid_seconds", Float, comment="how long a code is good after it was given"),
     Column("forms", JSONB, nullable=False, comment="form → {code, title}"),
+    Column("unless_bought", JSONB(none_as_null=True), comment="{products, categories, within}; null: no guard"),
     Column("version", Integer, nullable=False),
     _time("updated_at", comment="business"),
 )
@@ -464,4 +479,12 @@ EXTRAS: list[str] = [
     UNION ALL
     SELECT 'offer', name, NULL FROM dispatch.offer""",
     "GRANT SELECT ON platform.catalogue TO PUBLIC",
+    # What the condition `reachable` may know (docs/adr/0004): nodes alone, never addresses. A row counts from ten seconds
+    # after its moment, when the transaction that writes it is over: whoever asks about a moment always hears the same.
+    """
+    CREATE VIEW platform.suppression AS
+    SELECT node, channel, at + interval '10 seconds' AS from_at, NULL::timestamptz AS to_at FROM dispatch.suppression
+    UNION ALL
+    SELECT node, channel, at + interval '10 seconds', lifted_at + interval '10 seconds' FROM dispatch.lifted""",
+    "GRANT SELECT ON platform.suppression TO PUBLIC",
 ]

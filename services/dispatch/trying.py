@@ -100,9 +100,11 @@ class Trials:
             adapter = self._adapters[kind.name]
             price = adapter.price(rendered, row["unit_cost"])
             await self._check_spending(tx, channel, price.cost)
+            # Before the row: what cannot be called must not look like a call of which nobody knows what came.
+            exchange = self._exchange_of(identity, adapter, address, rendered, rows, begun)
             seconds = START_SECONDS + MARGIN_SECONDS + adapter.timeout.total_seconds()
             await tests.begin(tx, identity, channel, adapter.name, address.node, by, now, price, seconds)
-        return adapter, self._exchange_of(identity, adapter, address, rendered, rows, begun), price.units
+        return adapter, exchange, price.units
 
     async def _check_spending(self, tx: Tx, channel: str, cost: Decimal) -> None:
         await claims.lock(tx, [("spending", channel)])

@@ -1,8 +1,8 @@
 """What a template sees: `person`, `event`, `cart`, `orders`, `offer`, `links`, `shop`, `run`.
 
-What came from outside is made harmless here: texts are cut and lose control characters and addresses of the web, links
-lead to the shop's hosts or nowhere. Absent things are absent, so that a template that names one fails, or says
-`default:`. Moments are in the person's zone, money is Decimal.
+What came from outside is made harmless here: texts are cut and lose control characters and what would become a link
+(`harmless.py`), links lead to the shop's hosts or nowhere. Absent things are absent, so that a template that names one
+fails, or says `default:`. Moments are in the person's zone, money is Decimal.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from services.dispatch.harmless import harmless
 from shared.facts.model import Cart, Facts, Order
 
 MAX_TEXT, MAX_URL, MAX_ITEMS, MAX_DEPTH = 200, 2_000, 50, 4
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]+")
-_WEB = re.compile(r"(?:https?:)?//|www\.", re.IGNORECASE)
 _URL_KEYS = ("url", "image_url", "link", "image")
 
 # Names that a template may ask for below each root; None: whatever the shop sends.
@@ -91,11 +91,13 @@ def view(
 def clean(value: Any, shop: Shop, key: str = "", depth: int = 0) -> Any:
     """Something from outside, made harmless; None where nothing is left of it."""
     if isinstance(value, str):
-        return _url(value, shop) if key in _URL_KEYS else _text(value)
+        return _url(value, shop) if key in _URL_KEYS else _text(value, shop)
     if isinstance(value, Mapping):
         if depth >= MAX_DEPTH:
             return None
-        cleaned = {_text(str(k)): clean(v, shop, str(k), depth + 1) for k, v in list(value.items())[: 4 * MAX_ITEMS]}
+        cleaned = {
+            _text(str(k), shop): clean(v, shop, str(k), depth + 1) for k, v in list(value.items())[: 4 * MAX_ITEMS]
+        }
         return {k: v for k, v in cleaned.items() if v is not None}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         items = [clean(item, shop, key, depth + 1) for item in value[:MAX_ITEMS]] if depth < MAX_DEPTH else []
@@ -103,10 +105,9 @@ def clean(value: Any, shop: Shop, key: str = "", depth: int = 0) -> Any:
     return value if isinstance(value, (bool, int, float, Decimal, datetime, date)) else None
 
 
-def _text(value: str) -> str:
-    """One line, not too long, with nothing in it that a mail program would make a link of."""
-    text = _WEB.sub("", _CONTROL.sub(" ", value)).strip()
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1].rstrip() + "…"
+def _text(value: str, shop: Shop) -> str:
+    """One line, not too long, with nothing in it that a mail program would make a link of, but of the shop's."""
+    return harmless(value, shop.hosts, MAX_TEXT)
 
 
 def _url(value: str, shop: Shop) -> str | None:
@@ -129,7 +130,12 @@ def _person(facts: Facts | None, shop: Shop) -> dict[str, Any]:
 def _product(product: Mapping[str, Any], product_id: str, shop: Shop) -> dict[str, Any]:
     known = clean(product, shop)
     # A product always has a link: its own where it leads to the shop, else the shop's front page.
-    return {"url": shop.url, **known, "product_id": _text(product_id), "name": known.get("name") or _text(product_id)}
+    return {
+        "url": shop.url,
+        **known,
+        "product_id": _text(product_id, shop),
+        "name": known.get("name") or _text(product_id, shop),
+    }
 
 
 def _cart(cart: Cart, shop: Shop, now: datetime, zone: ZoneInfo) -> dict[str, Any]:
@@ -166,7 +172,7 @@ def _orders(orders: Sequence[Order], shop: Shop, now: datetime, zone: ZoneInfo) 
         ]
         seen["average"] = (total / len(counted)).quantize(Decimal("0.01"))
         seen["last"] = {
-            "key": _text(last.key),
+            "key": _text(last.key, shop),
             "at": _local(last.at, zone),
             "total": last.total,
             "days_ago": (now - last.at).days,

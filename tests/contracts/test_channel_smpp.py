@@ -20,6 +20,7 @@ from services.dispatch.channels.smpp import Smpp
 from services.dispatch.channels.smpp_messages import SmppSettings
 from services.dispatch.rendered import Rendered
 from services.dispatch.segments import segments
+from shared.clock import VirtualClock
 from shared.settings import load
 from tests.support.authority import Authority
 from tests.support.channel_harnesses.smpp import told
@@ -35,6 +36,7 @@ class Desk:
     def __init__(self) -> None:
         self.reports: list[Report] = []
         self.broken = False
+        self.clock = VirtualClock(NOON)
 
     async def tell(self, adapter: str, reports: Sequence[Report]) -> None:
         if self.broken:
@@ -69,7 +71,7 @@ async def make(tmp_path: Path, desk: Desk) -> AsyncIterator[Make]:
 
     def one(**changes: Any) -> Smpp:
         settings = load(data_dir=tmp_path, **{"outside_allow": ("127.0.0.0/8",), **changes})
-        made.append(Smpp(World(settings, tmp_path, tell=desk.tell)))
+        made.append(Smpp(World(settings, tmp_path, clock=desk.clock, tell=desk.tell)))
         return made[-1]
 
     yield one
@@ -379,6 +381,25 @@ class TestReceipts:
         (report,) = desk.reports
         assert (report.what, report.address) == (what, "+79161234567")
         assert text not in repr(report)
+
+    async def test_stop_is_told_each_time_it_is_said(self, make: Make, peer: SmppPeer, desk: Desk) -> None:
+        """Somebody may subscribe anew in between, within minutes; whether a repeat changes anything, the ledger knows."""
+        await make().attend(told(peer))
+        for minutes in (0, 10):
+            desk.clock.set(NOON + timedelta(minutes=minutes))
+            assert await asyncio.to_thread(peer.reply, "79161234567", "СТОП") == 0
+        first, second = desk.reports
+        assert (first.what, second.what) == ("unsubscribed", "unsubscribed") and first.id != second.id
+
+    async def test_an_answer_that_the_centre_repeats_is_one_and_the_same_words_of_another_day_are_another(
+        self, make: Make, peer: SmppPeer, desk: Desk
+    ) -> None:
+        await make().attend(told(peer))
+        for hours in (0, 1, 24):
+            desk.clock.set(NOON + timedelta(hours=hours))
+            assert await asyncio.to_thread(peer.reply, "79161234567", "ok") == 0
+        first, repeated, another = [report.id for report in desk.reports]
+        assert first == repeated != another
 
 
 class TestALibrarysServer:

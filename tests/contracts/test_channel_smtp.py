@@ -16,7 +16,16 @@ import pytest
 
 from services.dispatch.channels import smtp as smtp_module
 from services.dispatch.channels import smtp_lines
-from services.dispatch.channels.base import Adapter, Call, Forged, Report, Unreadable, World
+from services.dispatch.channels.base import (
+    Adapter,
+    Call,
+    Forged,
+    Report,
+    StartBy,
+    TooLate,
+    Unreadable,
+    World,
+)
 from services.dispatch.channels.return_path import ReturnPath
 from services.dispatch.channels.smtp import Smtp
 from services.dispatch.channels.smtp_settings import SmtpSettings, server_at
@@ -162,6 +171,82 @@ class TestALineThatFails:
         # The late answer is not taken for the next letter's.
         assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "sent"
 
+    @pytest.mark.parametrize("said", ["hello", "2xx thank you", "354 go on", "199 perhaps"])
+    async def test_with_an_answer_to_the_letter_that_says_neither_yes_nor_no_is_unknown(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, said: str
+    ) -> None:
+        smtp_peer.behave(unreadable_reply=said)
+        settings = told(smtp_peer, security="none")
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "unknown"
+        assert len(smtp_peer.letters()) == 1
+        smtp_peer.behave(unreadable_reply="")
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "sent"
+
+    @pytest.mark.parametrize("said", ["hello", "250 go on then", "451 later"])
+    async def test_with_an_answer_to_the_command_data_that_asks_for_no_letter_has_carried_nothing(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, said: str
+    ) -> None:
+        smtp_peer.behave(data_command_reply=said)
+        settings = told(smtp_peer, security="none")
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "retry"
+        assert smtp_peer.letters() == []
+        smtp_peer.behave(data_command_reply="")
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "sent"
+
+    async def test_silently_is_trusted_no_more_and_neither_are_those_beside_it(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As behind a router that forgot ten idle connections: each would cost its own time limit."""
+        monkeypatch.setattr(smtp_module, "COMMAND_SECONDS", 0.3)
+        monkeypatch.setattr(smtp_lines, "CONNECT_SECONDS", 0.3)
+        settings = told(smtp_peer, security="none")
+        await asyncio.gather(*(smtp.send(exchange(smtp, settings=settings)) for _ in range(10)))
+        smtp_peer.freeze()
+        looked: list[float] = []
+        counting = StartBy(10.0, lambda: looked.append(0.0) or 0.0)  # type: ignore[func-returns-value]
+        result = await smtp.send(exchange(smtp, settings=settings, start_by=counting))
+        smtp_peer.thaw()
+        assert result.outcome == "retry"
+        assert len(looked) == 2  # before the kept line, and before the new one
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "sent"
+
+    async def test_silently_until_it_is_too_late_to_start_gives_the_letter_back(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(smtp_module, "COMMAND_SECONDS", 0.3)
+        settings = told(smtp_peer, security="none")
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "sent"
+        smtp_peer.freeze()
+        with pytest.raises(TooLate):
+            await smtp.send(exchange(smtp, settings=settings, seconds=0.2))
+        smtp_peer.thaw()
+
+    async def test_silently_for_as_long_as_an_envelope_may_take_has_carried_nothing(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = told(smtp_peer, security="none")
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "sent"
+        monkeypatch.setattr(smtp_module, "ENVELOPE_SECONDS", 0.3)
+        smtp_peer.freeze()
+        assert (await smtp.send(exchange(smtp, settings=settings))).outcome == "retry"
+        smtp_peer.thaw()
+
+    async def test_is_not_taken_again_after_a_rest_in_which_a_router_may_have_forgotten_it(
+        self, smtp_peer: SmtpPeer
+    ) -> None:
+        now = [0.0]
+        lines, server = smtp_lines.Lines((), 16, monotonic=lambda: now[0]), server_at(smtp_peer.url)
+        for client in [(await lines.take(server))[0] for _ in range(3)]:
+            await lines.keep(server, client)
+        now[0] = smtp_lines.IDLE_SECONDS
+        client, kept = await lines.take(server)
+        assert kept
+        now[0] += 1
+        fresh, kept = await lines.take(server)
+        assert not kept and fresh is not client
+        client.close()
+        fresh.close()
+
     async def test_does_not_spoil_the_sixteen_beside_it(self, smtp: Adapter, smtp_peer: SmtpPeer) -> None:
         smtp_peer.reply("bob@example.com", "421 4.7.0 go away")
         settings = told(smtp_peer, security="none")
@@ -187,6 +272,15 @@ class TestALetterWithAReturnPath:
         assert letter.message["From"] == "Corner Shop <news@shop.example>"
         assert letter.message["CFBL-Address"] == "bounces@mail.shop.example; report=arf"
         assert PATHS.find([letter.message["CFBL-Feedback-ID"]]) == one.message
+
+    @pytest.mark.parametrize("text", ["one\n.two\n..three\n.\nfour\n", ".", "a lone \rreturn\n"])
+    async def test_comes_whole_whatever_its_lines_begin_with(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, text: str
+    ) -> None:
+        one = exchange(smtp, settings=told(smtp_peer, security="none"), rendered=Rendered(text=text, subject="Dots"))
+        assert (await smtp.send(one)).outcome == "sent"
+        (letter,) = smtp_peer.letters()
+        assert letter.message.get_content().splitlines() == text.splitlines()
 
     async def test_is_typed_into_seven_bits(self, smtp: Adapter, smtp_peer: SmtpPeer) -> None:
         """What a relay has to rewrite loses its signature."""
@@ -246,6 +340,19 @@ class TestWhatAMailServerPipesBack:
         (late,) = await self.back(smtp, report_of(self.message, action="failed", code="5.2.2"))
         (early,) = await self.back(smtp, report_of(self.message, action="delivered", code="2.0.0"))
         assert (late.what, early.what) == ("failed", "delivered") and late.id != early.id
+
+    async def test_is_taken_apart_while_others_go_on(self, smtp: Adapter) -> None:
+        """A contrived report of a letter that its writer got: a thousand empty blocks to each kilobyte."""
+        told = report_of(self.message).replace(
+            b"Action: failed", b"\r\n" + b"A: b\r\n\r\n" * 15_000 + b"Action: failed"
+        )
+        reading = asyncio.create_task(self.back(smtp, told))
+        turns = 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert await reading == []
+        assert turns > 10
 
     async def test_that_is_no_mail_is_unreadable(self, smtp: Adapter) -> None:
         with pytest.raises(Unreadable):

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from services.audit.counting import _charges
 from services.dispatch.api import routers
+from services.dispatch.secrets import Sealer
 from services.dispatch.service import Dispatch
 from services.dispatch.webhooks import router as webhooks
 from shared import errors
@@ -115,6 +116,37 @@ class TestTelling:
         )
         assert len(everything) == 2
         assert not any(CANARY in row["row"] or CANARY.encode().hex() in row["row"] for row in everything)
+
+    async def test_what_cannot_be_read_lets_messages_wait_and_leaves_no_trail(
+        self, stage: Stage, api: httpx.AsyncClient, carrier: CarrierPeer
+    ) -> None:
+        """SECRET_KEY was changed: nothing goes to the inbox instead, nothing turns round and round."""
+        await tell(api, carrier)
+        other = Sealer(b"another deployment's secret".ljust(32), stage.context.bits)
+        sealed = other.seal("carrier", {"token": TOKEN})
+        await stage.owner.execute("UPDATE dispatch.adapter SET secrets = $1", sealed)
+        intent = await receipt(stage)
+        await stage.handle(intent)
+        for _ in range(5):
+            await stage.decide()
+            await stage.dispatch.sender.start_calls()
+        message = await stage.message(intent.message)
+        assert (message["state"], message["decisions"], message["attempts"]) == ("queued", 1, 0)
+        assert message["due_at"] > stage.clock.now()
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.contact") == 0
+        listed = (await api.get("/v1/channels/sms/adapters")).json()["items"]
+        said = next(item for item in listed if item["name"] == "carrier")
+        assert "SECRET_KEY" in said["problem"] and "SECRET_KEY" in said["pause"]["why"]
+        assert not list((stage.inbox / "sms").glob("*.json"))
+        # A test message is refused, and nothing was called that would have to be paid for.
+        answer = await api.post("/v1/channels/sms/test", json={"address": "+79161234567"})
+        assert (answer.status_code, carrier.taken()) == (422, [])
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.test") == 0
+        await tell(api, carrier)
+        stage.clock.set(message["due_at"])
+        await stage.decide()
+        await stage.send()
+        assert (await stage.message(intent.message))["adapter"] == "carrier" and len(carrier.taken()) == 1
 
     async def test_a_secret_that_is_left_out_stays_and_null_takes_it_away(
         self, stage: Stage, api: httpx.AsyncClient, carrier: CarrierPeer

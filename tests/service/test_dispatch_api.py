@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,16 @@ class TestChannels:
         messages = await stage.deliver(*(stage.intent(anna) for _ in range(4)))
         assert {message["state"] for message in messages} == {"sent"}
 
+    @pytest.mark.parametrize("changed", [{"per": "day"}, {"per": "7d"}, {"purpose": "marketing"}, {"channel": "sms"}])
+    async def test_a_cap_that_would_not_be_counted_as_it_says_is_refused(self, stage: Stage, api, changed) -> None:
+        policy = (await api.get("/v1/caps")).json()
+        cap = {"scope": "network", "limit": 5, "per": "1h", "purpose": "confirmation", "channel": None}
+        assert (await api.put("/v1/caps", json=policy | {"caps": [cap]})).status_code == 200
+        refused = await api.put("/v1/caps", json=policy | {"caps": [cap | changed]})
+        assert refused.status_code == 422
+        [error] = refused.json()["errors"]
+        assert error["pointer"] == "#/caps/0" and "the confirmation mails of an hour" in error["detail"]
+
     async def test_a_kill_switch_and_a_hold_over_http(self, stage: Stage, api) -> None:
         on = await api.put(
             "/v1/switches", json={"scope": "rule", "name": "abandoned-cart", "on": True, "reason": "typo"}
@@ -229,6 +240,8 @@ class TestSuppressions:
         assert [row["why"] for row in found] == ["asked by phone"]
         assert (await api.delete(f"/v1/suppressions/{made.json()['id']}")).status_code == 204
         assert (await api.get("/v1/suppressions")).json()["items"] == []
+        (told,) = await stage.owner.fetch("SELECT node, channel, from_at, to_at FROM platform.suppression")
+        assert told["channel"] == "*" and told["from_at"] <= told["to_at"] == stage.clock.now() + timedelta(seconds=10)
 
     async def test_what_is_no_address_is_said(self, api) -> None:
         assert "#/kind" in pointers(await api.post("/v1/suppressions", json={"address": "token-1"}))
@@ -252,6 +265,13 @@ class TestOffers:
         assert (await api.post("/v1/offers", json=offer)).json()["version"] == 1
         assert (await api.post("/v1/offers", json=offer | {"code": "MAY"})).json()["version"] == 2
         assert (await api.post("/v1/offers", json=offer | {"code": "no blanks"})).status_code == 422
+        guard = {"products": ["p-1"], "categories": [], "within": "P30D"}
+        guarded = offer | {"unless_bought": guard | {"within": "30d"}}
+        assert (await api.post("/v1/offers", json=guarded)).json()["version"] == 3
+        again = (await api.post("/v1/offers", json=guarded)).json()
+        assert (again["version"], again["unless_bought"]) == (3, guard)
+        assert (await api.post("/v1/offers", json=offer | {"unless_bought": {}})).status_code == 422
+        assert (await api.post("/v1/offers", json=offer)).json()["unless_bought"] is None
         assert (await api.delete("/v1/offers/spring")).status_code == 204
         assert (await api.get("/v1/offers/spring")).status_code == 404
 

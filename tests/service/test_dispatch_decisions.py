@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -190,6 +191,34 @@ class TestWhatTriggersSaid:
         assert (row["run_version"], row["revenue"]) == (4, Decimal("9.90"))
 
 
+class TestAnOfferThatIsNotMadeToWhoeverBought:
+    @pytest.fixture
+    async def guarded(self, stage: Stage) -> None:
+        await stage.owner.execute(
+            """UPDATE dispatch.offer SET unless_bought =
+               '{"products": ["p-77"], "categories": [], "within": "P30D"}' WHERE name = 'cart5'"""
+        )
+
+    async def test_is_withheld_with_its_code_given_to_nobody(self, stage: Stage, anna, guarded) -> None:
+        line = {"product_id": "p-77", "quantity": 1, "price": 10}
+        await stage.learn(
+            stage.event("Order Completed", anna, properties={"order_id": "900", "total": 10, "products": [line]})
+        )
+        stage.clock.set(NOON + timedelta(minutes=1))
+        await stage.learn(stage.product(user=anna))
+        intent = stage.intent(anna, offer="cart5")
+        (row,) = await stage.deliver(intent)
+        assert row["state"] == "withheld" and row["reason_code"] == "bought-already"
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.allotment") == 0
+        until = NOON + timedelta(days=1)
+        assert await choose_again(stage.context.database, NOON - timedelta(days=1), until) == []
+
+    async def test_is_made_to_everybody_else(self, stage: Stage, anna, guarded) -> None:
+        (row,) = await stage.deliver(stage.intent(anna, offer="cart5"))
+        assert row["state"] == "sent"
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.allotment") == 1
+
+
 class TestPromisesAboutTime:
     async def test_marketing_waits_while_profile_lags_and_transactional_mail_does_not(self, stage: Stage, anna) -> None:
         await stage.watermark(behind=timedelta(seconds=5))
@@ -221,6 +250,24 @@ class TestPromisesAboutTime:
         await stage.decide()
         await stage.send()
         assert (await stage.message(stays.message))["state"] == "sent"
+
+    async def test_what_waits_for_the_window_of_its_rule_is_computed_again_alike(self, stage: Stage) -> None:
+        anna = await stage.customer("anna", "email")
+        await stage.learn(stage.product(user=anna, price=3000))
+        local = NOON.astimezone(ZoneInfo("Europe/Moscow"))
+        opens = (local + timedelta(hours=3)).strftime("%H:%M")
+        await stage.handle(intent := stage.intent(anna, window={"hours": f"{opens}-24:00"}))
+        await stage.decide()
+        message = await stage.message(intent.message)
+        assert (message["state"], message["reason_code"]) == ("queued", "outside-window")
+        assert message["due_at"] == NOON + timedelta(hours=3)
+        stage.clock.set(message["due_at"])
+        await stage.watermark()
+        await stage.decide()
+        await stage.send()
+        assert (await stage.message(intent.message))["state"] == "sent"
+        again = await choose_again(stage.context.database, NOON - timedelta(hours=1), NOON + timedelta(days=1))
+        assert again == []
 
     async def test_the_zone_of_the_person_counts(self, stage: Stage) -> None:
         far = await stage.customer("far", "sms", traits={"timezone": "Asia/Vladivostok"})
@@ -353,6 +400,10 @@ class TestTemplatesAndOffers:
     async def test_a_marketing_rule_needs_a_template_with_a_way_out(self, stage: Stage, anna) -> None:
         why = await reason(stage, stage.intent(anna, template="receipt"))
         assert why.startswith("no-template: the rule is marketing and the template receipt is not")
+
+    async def test_a_transactional_rule_sends_no_marketing(self, stage: Stage, anna) -> None:
+        why = await reason(stage, stage.receipt(anna, template="cart-reminder"))
+        assert why == "no-template: the rule is transactional and the template cart-reminder is marketing"
 
     async def test_the_code_of_an_offer_stays_the_same_for_a_person(self, stage: Stage, anna) -> None:
         first = stage.intent(anna, template="cart-last-call", offer="cart5")

@@ -198,6 +198,8 @@ def chosen(adapter: str = "a") -> Chosen:
         "valid_until": NOON + timedelta(days=1),
         "repeats": 0,
         "kind": "marketing",
+        "purpose": "marketing",
+        "pinned": None,
     }
     return Chosen(**given)  # type: ignore[arg-type]
 

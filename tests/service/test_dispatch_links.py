@@ -15,12 +15,14 @@ import pytest
 from fastapi import FastAPI
 
 from services.dispatch import public
+from services.dispatch.store.reports import add_hits
 from shared import errors
 from shared.events import Guard
 from tests.support.dispatch import Stage
 from tests.support.dispatch import stage as on_stage
 
 PERSON = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0"}
+SCANNER = {"User-Agent": "SafeLinks Scanner"}
 
 
 @pytest.fixture
@@ -82,7 +84,6 @@ class TestClicks:
         assert clicked.properties["url"] == "http://127.0.0.1:8080/"
         assert clicked.properties["message_id"] == str(letter["id"])
         assert clicked.origin == letter["origin"]
-        assert "bot" not in clicked.properties
 
     async def test_in_parallel_are_told_once(self, stage: Stage, browser, letter) -> None:
         await asyncio.gather(*(browser.get(link(letter, "c")) for _ in range(20)))
@@ -93,10 +94,27 @@ class TestClicks:
         assert (await browser.head(link(letter, "o"))).status_code == 200
         assert await stage.events("Email Clicked") == [] and await stage.events("Email Opened") == []
 
-    async def test_of_a_scanner_are_marked(self, stage: Stage, browser, letter) -> None:
-        await browser.get(link(letter, "c"), headers={"User-Agent": "SafeLinks Scanner"})
+    async def test_of_a_scanner_are_kept_and_not_told(self, stage: Stage, browser, letter) -> None:
+        await browser.get(link(letter, "c"), headers=SCANNER)
+        await browser.get(link(letter, "o"), headers=SCANNER)
+        assert await stage.events("Email Clicked") == [] and await stage.events("Email Opened") == []
+        assert await stage.owner.fetch("SELECT kind, bot FROM dispatch.hit ORDER BY kind") == [
+            ("click", True),
+            ("open", True),
+        ]
+
+    async def test_of_a_person_are_told_once_although_scanners_were_there_before_and_after(
+        self, stage: Stage, browser, letter
+    ) -> None:
+        await browser.get(link(letter, "c"), headers=SCANNER)
+        stage.clock.set(stage.clock.now() + timedelta(minutes=5))
+        await asyncio.gather(*(browser.get(link(letter, "c")) for _ in range(10)))
+        await browser.get(link(letter, "c"), headers=SCANNER)
+        await browser.get(link(letter, "c"))
         [clicked] = await stage.events("Email Clicked")
-        assert clicked.properties["bot"] is True
+        assert clicked.occurred_at == stage.clock.now()
+        [hit] = await stage.owner.fetch("SELECT at, bot FROM dispatch.hit")
+        assert (hit["at"], hit["bot"]) == (clicked.occurred_at, False)
 
     async def test_lead_nowhere_else(self, browser, letter) -> None:
         path = link(letter, "c")
@@ -122,6 +140,16 @@ class TestOpens:
     async def test_of_an_unknown_token_look_the_same_and_tell_nothing(self, stage: Stage, browser) -> None:
         assert (await browser.get("/o/unknown")).headers["content-type"] == "image/gif"
         assert await stage.events() == []
+
+    async def test_that_a_provider_saw_are_told_although_a_scanner_was_there_before(
+        self, stage: Stage, browser, letter
+    ) -> None:
+        await browser.get(link(letter, "o"), headers=SCANNER)
+        hit, found = (letter["id"], "open"), []
+        for _ in range(2):
+            async with stage.context.database.transaction() as tx:
+                found.append(await add_hits(tx, [hit], stage.clock.now()))
+        assert found == [{hit}, set()]
 
 
 class TestUnsubscribing:

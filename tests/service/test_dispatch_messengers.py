@@ -108,3 +108,36 @@ async def test_what_came_of_a_call_is_an_event_and_may_end_calls(stage: Stage, a
         assert told[0].name.startswith("Call ") and told[0].origin == message["origin"]
         [second] = await stage.deliver(stage.intent(anna, channels=["call"], value={"money": "50000"}, step="another"))
         assert second["state"] == "withheld" and len(centre.taken()) == 1
+
+
+async def test_a_message_that_may_have_arrived_stays_with_its_channel_and_goes_on_counting(
+    stage: Stage, api: httpx.AsyncClient
+) -> None:
+    """The system takes it and breaks (500); the repeat finds it away (503): no letter may follow."""
+    with WebhookPeer(now=NOON) as system:
+        await tell(api, "messenger", "webhook", url=system.url, secret=SECRET)
+        anna = stage.id("user_id", "anna")
+        mail, chat = stage.id("email", "anna@example.com"), stage.id("external_id", "chat-1")
+        await stage.learn(stage.event("Identify", anna, mail, chat, type="identify"))
+        ids = (anna, mail, chat)
+        await stage.learn(
+            stage.granted(anna, "messenger", chat.value, *ids), stage.granted(anna, "email", mail.value, *ids),
+            stage.product(user=anna),
+        )  # fmt: skip
+        system.script({"status": 500, "after": True}, {"status": 503})
+        intent = stage.intent(anna, channels=["messenger"])
+        await stage.deliver(intent)
+        await stage.decide()
+        await stage.send()
+        message = await stage.message(intent.message)
+        assert (message["state"], message["attempts"], message["pinned"]) == ("queued", 2, "messenger")
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.contact") == 1
+        # Any channel may be asked now, and the messenger is not there any more.
+        await stage.owner.execute("UPDATE dispatch.message SET intent = intent - 'channels'")
+        await stage.owner.execute("UPDATE dispatch.channel SET enabled = false WHERE name = 'messenger'")
+        stage.clock.set(message["due_at"])
+        await stage.watermark()
+        await stage.decide()
+        await stage.send()
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.attempt WHERE channel <> 'messenger'") == 0
+        assert len(system.taken()) == 1

@@ -12,15 +12,18 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
+import msgspec
 import pytest
 
 from services.audit.counting import _attempts, _charges
 from services.dispatch.answers import LATE
 from services.dispatch.channels.base import Result
+from services.dispatch.consents import standing
 from services.dispatch.store.forgetting import forget_people
+from services.dispatch.store.looking import read_consents
 from tests.service.test_dispatch_adapters import PLUGINS, app_of, receipt
 from tests.support.carrier_peer import TOKEN, CarrierPeer
 from tests.support.dispatch import NOON, Stage
@@ -282,12 +285,40 @@ class TestTheAddress:
         [row] = await stage.deliver(second)
         assert (row["state"], row["reason_code"]) == ("withheld", "opted-out")
 
+    @pytest.mark.parametrize("how", ["unsubscribed", "complained"])
+    async def test_somebody_who_subscribed_anew_is_heard_when_they_refuse_again(
+        self, stage: Stage, provider: httpx.AsyncClient, how: str
+    ) -> None:
+        """All topics taken back, one confirmed later: the row of all topics is not the last word about that one."""
+        [message] = await stage.deliver(await marketing(stage, "ivan"))
+        await call(provider, {"what": "unsubscribed", "carrier_id": "c-1"})
+        stage.clock.set(NOON + timedelta(days=60))
+        await stage.owner.execute(
+            "INSERT INTO dispatch.consent (node, channel, topic, id, origin, state, at, proof) "
+            "VALUES ($1, 'sms', 'marketing', $2, $1, 'confirmed', $3, '{}')",
+            message["address_node"],
+            uuid4(),
+            stage.clock.now(),
+        )
+        stage.clock.set(NOON + timedelta(days=150))
+        for _ in range(2):
+            await call(provider, {"what": how, "message": str(message["id"])})
+        told = await stage.events("Unsubscribed") + await stage.events("SMS Complained")
+        assert len(told) == 2, "the first, and the second once"
+        rows = (await _consents(stage, message["address_node"]))[message["address_node"]]
+        assert not standing(rows, "sms", "marketing").may_write
+
     async def test_a_bounce_that_comes_before_our_own_answer_suppresses_at_once(
         self, stage: Stage, provider: httpx.AsyncClient
     ) -> None:
         one = await calling(stage)
         await call(provider, {"what": "bounced", "message": str(one.id)})
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.suppression") == 1
+
+
+async def _consents(stage: Stage, node: UUID) -> dict[UUID, list[Any]]:
+    async with stage.context.database.transaction() as tx:
+        return await read_consents(tx, [node])
 
 
 async def calling(stage: Stage, intent: Any = None) -> Any:
@@ -323,6 +354,32 @@ class TestBeforeOurOwnAnswer:
         assert (row["state"], row["delivery"]) == ("sent", "delivered")
         assert await names(stage) == ["SMS Sent", "SMS Delivered"]
         assert await stage.owner.fetchval("SELECT state FROM dispatch.report") == "applied"
+
+    @pytest.mark.parametrize("by", ["message", "carrier_id", "carrier_id, address"])
+    @pytest.mark.parametrize("result", [Result("sent", "200", "c-77"), Result("unknown", "no answer", "c-77")])
+    async def test_a_bounce_comes_to_the_same_before_our_answer_and_after_it(
+        self, stage: Stage, provider: httpx.AsyncClient, by: str, result: Result
+    ) -> None:
+        ends = []
+        for order in ("before", "after"):
+            one = await calling(stage, await marketing(stage, order))
+            said = {"message": str(one.id), "carrier_id": f"c-{order}", "address": one.address}
+            report = {"what": "bounced", "detail": "no such number", **{name: said[name] for name in by.split(", ")}}
+            answer = (one, 1, msgspec.structs.replace(result, provider_id=f"c-{order}"))
+            if order == "before":
+                await call(provider, report)
+                assert (await stage.message(one.id))["state"] == "calling"
+            await stage.dispatch.answers.write([answer])
+            if order == "after":
+                await call(provider, report)
+            row = await stage.message(one.id)
+            told = [e.name for e in await stage.events() if e.properties["message_id"] == str(one.id)]
+            ends.append((row["state"], row["reason_code"], row["reason"], row["delivery"], told))
+        assert ends[0] == ends[1]
+        assert ends[0][:4] == ("failed", "bounced", "no such number", "bounced") and ends[0][4][-1] == "SMS Bounced"
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.contact") == 0, "it reached nobody"
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.suppression") == 2
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.report WHERE state = 'applied'") == 2
 
     async def test_neither_overlooks_the_other_when_both_come_at_once(
         self, stage: Stage, provider: httpx.AsyncClient

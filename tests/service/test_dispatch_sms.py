@@ -19,6 +19,7 @@ from services.dispatch.channels.base import AdapterSettings
 from services.dispatch.channels.sms_gateway import SmsGatewaySettings
 from services.dispatch.store.adapters import write_told
 from shared import errors
+from shared.events import Intended
 from shared.identifiers import Identifier
 from tests.support.channel_harnesses.smpp import told as told_smpp
 from tests.support.dispatch import Stage
@@ -138,6 +139,61 @@ async def test_an_answer_that_was_lost_is_asked_for_and_nobody_gets_it_twice(
     [message] = await stage.deliver(stage.intent(await anna(stage), channels=["sms"]))
     assert message["state"] == "sent"
     assert len(gateways.messages()) == 1 and len(gateways.entries("asked")) == 1
+
+
+async def test_after_a_crash_a_gateway_that_knows_nothing_yet_is_believed_only_when_it_is_settled(
+    stage: Stage, gateways: SmsGatewayPeer
+) -> None:
+    await tell(stage, "sms-gateway", gateway(gateways, "smsc"))
+    intent = stage.intent(await anna(stage), channels=["sms"])
+    await _died_in_the_call(stage, intent)
+    assert await stage.dispatch.sender.reap() == 1
+    # 32 s after the last moment to start: "no such message" may be true, or the provider may still be taking it.
+    assert (await stage.message(intent.message))["state"] == "unknown" and len(gateways.entries("asked")) == 1
+    assert await stage.dispatch.sender.reap() == 0
+    in_seconds = "SELECT extract(epoch FROM ask_at - clock_timestamp())::float8 FROM dispatch.attempt"
+    assert 20 < await stage.owner.fetchval(in_seconds) <= 28
+    await stage.owner.execute("UPDATE dispatch.attempt SET ask_at = clock_timestamp()")
+    assert await stage.dispatch.sender.reap() == 1
+    # A minute after it, there is none: it was never taken, and may be sent.
+    message = await stage.message(intent.message)
+    assert (message["state"], message["pinned"]) == ("queued", None)
+    assert await stage.owner.fetchval("SELECT ask_at FROM dispatch.attempt") is None
+    stage.clock.set(message["due_at"])
+    await stage.watermark()
+    await stage.decide()
+    await stage.send()
+    assert (await stage.message(intent.message))["state"] == "sent" and len(gateways.messages()) == 1
+
+
+async def test_a_gateway_that_cannot_say_is_asked_once_more_and_then_it_is_unknown(
+    stage: Stage, gateways: SmsGatewayPeer
+) -> None:
+    await tell(stage, "sms-gateway", gateway(gateways, "sms_traffic"))
+    intent = stage.intent(await anna(stage), channels=["sms"])
+    await _died_in_the_call(stage, intent)
+    assert await stage.dispatch.sender.reap() == 1
+    await stage.owner.execute("UPDATE dispatch.attempt SET ask_at = clock_timestamp()")
+    assert [await stage.dispatch.sender.reap() for _ in range(2)] == [1, 0]
+    assert (await stage.message(intent.message))["state"] == "unknown" and gateways.messages() == []
+    assert await stage.owner.fetchval("SELECT failures FROM dispatch.pause") == 1  # its one silence
+
+
+async def _died_in_the_call(stage: Stage, intent: Intended) -> None:
+    """The step to *calling* is made, nothing is called, and the time of the call is over."""
+    await stage.handle(intent)
+    await stage.decide()
+
+    async def die() -> None:
+        raise ConnectionError("the process dies here")
+
+    stage.context.hooks.arm("dispatch.calling", die)
+    with pytest.raises(ConnectionError):
+        await stage.dispatch.sender.start_calls()
+    await stage.owner.execute(
+        "UPDATE dispatch.message SET start_by = clock_timestamp() - interval '32 s', "
+        "call_until = clock_timestamp() - interval '1 ms'"
+    )
 
 
 async def test_where_nobody_can_be_asked_marketing_is_never_sent_again(stage: Stage, gateways: SmsGatewayPeer) -> None:

@@ -261,7 +261,7 @@ async def stage(database_url: str, inbox: Path, **settings: Any) -> AsyncIterato
             dispatch = Dispatch(context)
             await dispatch.prepare()
             await _load(context, clock.now())
-            handler = ProfileHandler(secret=context.secret, currency="RUB")
+            handler = ProfileHandler(secret=context.secret, currency="RUB", country="RU")
             made = Stage(context, dispatch, clock, owner, profile, handler, inbox / "inbox")
             await made.watermark()
             yield made

@@ -50,6 +50,12 @@ class Behaviour:
     delay_seconds: float = 0.0
     """Pause before the answer to the end of DATA; the letter is in the ledger already."""
 
+    unreadable_reply: str = ""
+    """The letter is taken, and this is said instead of 250."""
+
+    data_command_reply: str = ""
+    """Answer to the command DATA instead of 354: no letter comes."""
+
     hang_up_after_data: bool = False
     """The letter is taken and the connection is cut before the answer: the sender cannot know."""
 
@@ -106,6 +112,16 @@ class SmtpPeer:
         arguments = ["--port", str(self.port), "--folder", str(self.folder), "--parent", str(os.getpid())]
         self._process = subprocess.Popen([sys.executable, "-m", "tests.support.smtp_peer", *arguments], cwd=ROOT)
         until_blocking(self._answers, what="the SMTP peer answers")
+
+    def freeze(self) -> None:
+        """Its connections stand, and nobody answers on them: as behind a router that has forgotten them."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Goes on after `freeze`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL: connections break in the middle."""
@@ -185,14 +201,14 @@ class _Desk:
         return AuthResult(success=known, handled=False)
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, _o: list[str]) -> str:
-        answer = self._now().replies.get(address, "250 OK")
+        answer = self.now().replies.get(address, "250 OK")
         self._write(kind="rcpt", recipient=address, answer=answer)
         if answer.startswith("2"):
             envelope.rcpt_tos.append(address)
         return answer
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        behaviour = self._now()
+        behaviour = self.now()
         letter = {"sender": envelope.mail_from, "recipients": envelope.rcpt_tos}
         if behaviour.data_reply and not behaviour.data_reply.startswith("2"):
             self._write(kind="refused", answer=behaviour.data_reply, **letter)
@@ -204,14 +220,25 @@ class _Desk:
             assert server.transport is not None
             server.transport.abort()
         await asyncio.sleep(behaviour.delay_seconds)
-        return behaviour.data_reply or "250 OK"
+        return behaviour.unreadable_reply or behaviour.data_reply or "250 OK"
 
-    def _now(self) -> Behaviour:
+    def now(self) -> Behaviour:
         return Behaviour(**json.loads(self._behaviour.read_text()))
 
     def _write(self, **entry: Any) -> None:
         self._ledger.write(json.dumps({"at": time.time(), **entry}) + "\n")
         self._ledger.flush()
+
+
+class _Server(SMTP):
+    """aiosmtpd's server, and what it answers to DATA."""
+
+    async def smtp_DATA(self, arg: str) -> None:
+        assert isinstance(self.event_handler, _Desk)
+        if answer := self.event_handler.now().data_command_reply:
+            await self.push(answer)
+        else:
+            await super().smtp_DATA(arg)
 
 
 async def _serve(port: int, folder: Path, parent: int) -> None:
@@ -229,7 +256,7 @@ async def _serve(port: int, folder: Path, parent: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     server = await loop.create_server(
-        lambda: SMTP(desk, enable_SMTPUTF8=True, timeout=60, **more),
+        lambda: _Server(desk, enable_SMTPUTF8=True, timeout=60, **more),
         "127.0.0.1",
         port,
         ssl=context if told["security"] == "tls" else None,

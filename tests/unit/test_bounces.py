@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from services.dispatch.channels import bounces
 from services.dispatch.channels.base import Forged, Report, Unreadable
 from services.dispatch.channels.bounces import no_such_address, read
 from services.dispatch.channels.return_path import ReturnPath
@@ -186,6 +187,27 @@ class TestADeliveryStatusNotification:
     def test_of_a_letter_that_was_forwarded_to_several_is_one_report(self) -> None:
         fields = ("Action: failed", "Status: 5.1.1", "", "Final-Recipient: rfc822; b@example.com", "Action: failed")
         assert [report.what for report in told(status(*fields, "Status: 5.1.1"))] == ["bounced"]
+
+    def test_without_a_token_is_refused_before_it_is_taken_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def not_parsed(*_: object, **__: object) -> None:
+            raise AssertionError("the mail was taken apart")
+
+        monkeypatch.setattr(bounces, "BytesParser", not_parsed)
+        with pytest.raises(Forged):
+            told(status("Action: failed", *["A: b", ""] * 100_000, to="bounces@mail.shop.example"))
+
+    def test_of_countless_parts_is_refused(self) -> None:
+        with pytest.raises(Unreadable, match="more than 500 parts"):
+            told(status("Action: failed", "Status: 5.1.1").replace(b"--b0--", b"--b0\r\n\r\n" * 600 + b"--b0--"))
+
+    def test_is_read_however_long_the_letter_is_that_came_back(self) -> None:
+        raw = status("Action: failed", "Status: 5.1.1").replace(b"Subject: An offer", b"A: b\r\n" * 200_000)
+        assert [report.what for report in told(raw)] == ["bounced"]
+
+    def test_is_not_looked_for_behind_megabytes_of_text(self) -> None:
+        raw = status("Action: failed", "Status: 5.1.1").replace(b"I am sorry", b"I am sorry\r\n" * 20_000)
+        with pytest.raises(Unreadable, match="delivery-status"):
+            told(raw)
 
 
 class TestAComplaint:

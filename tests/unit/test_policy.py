@@ -318,6 +318,36 @@ class TestQuietHours:
         assert until is None or now < until <= now + timedelta(hours=25)
 
 
+class TestTheWindowOfTheRule:
+    texted = address(row("confirmed", node=PHONE, channel="sms"), node=PHONE)
+    WEEKDAYS = {"days": ["mon..fri"], "hours": "09:00-22:00"}
+    FRIDAY = datetime(2026, 3, 13, 18, 30, tzinfo=UTC)  # 21:30 in Moscow
+    MONDAY = datetime(2026, 3, 16, 6, 0, tzinfo=UTC)
+
+    def test_a_night_that_ends_outside_the_window_lasts_until_the_window_opens(self) -> None:
+        night = inputs(sms(self.texted), now=self.FRIDAY, window=self.WEEKDAYS, valid_until=self.MONDAY)
+        decision = decide(night)
+        assert (decision.act, decision.until, code(decision)) == ("postpone", self.MONDAY, "quiet-hours")
+
+    def test_a_window_that_opens_into_the_night_lasts_until_the_morning(self) -> None:
+        early = {"days": ["sun", "mon"], "hours": "06:00-22:00"}
+        now = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
+        decision = decide(inputs(sms(self.texted), now=now, window=early, valid_until=self.MONDAY))
+        assert (decision.until, code(decision)) == (datetime(2026, 3, 15, 6, 0, tzinfo=UTC), "outside-window")
+
+    def test_a_closed_window_postpones_an_email_too(self) -> None:
+        saturday = self.FRIDAY + timedelta(hours=15)
+        decision = decide(inputs(email(CONSENTED), now=saturday, window=self.WEEKDAYS, valid_until=self.MONDAY))
+        assert (decision.act, decision.until, code(decision)) == ("postpone", self.MONDAY, "outside-window")
+        open_again = inputs(email(CONSENTED), now=self.MONDAY, window=self.WEEKDAYS, valid_until=self.MONDAY)
+        assert decide(open_again).channel == "email"
+
+    def test_hours_that_never_agree_are_withheld_as_late(self) -> None:
+        at_night = {"hours": "22:00-23:00"}
+        decision = decide(inputs(sms(self.texted), now=NIGHT, window=at_night))
+        assert (decision.act, code(decision)) == ("withhold", "late")
+
+
 class TestTheMessageAsAWhole:
     @pytest.mark.parametrize(
         ("switch", "expected"),

@@ -248,8 +248,8 @@ class TestHostileInput:
         )
         assert "<script" not in result.html
         assert "\n" not in result.subject and "\r" not in result.subject
-        assert "evil.example" in result.text and "http://evil" not in result.text
-        assert "{{ shop.name }}" in result.text  # what a person typed is not Liquid
+        assert "evil. example" in result.text and "http" not in result.text
+        assert "{{ shop. name }}" in result.text  # what a person typed is not Liquid
 
     def test_mjml_in_a_name_stays_text(self) -> None:
         variables = seen(person(traits={"first_name": "</mj-text><mj-include path='/etc/passwd'/>"}))

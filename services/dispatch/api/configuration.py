@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import asyncpg
@@ -29,7 +29,7 @@ from services.dispatch.api.common import (
 )
 from services.dispatch.channels.base import Adapter
 from services.dispatch.channels.registry import ready, serving
-from services.dispatch.policy import LONGEST_WINDOW
+from services.dispatch.policy import LONGEST_WINDOW, REQUESTS_WINDOW
 from services.dispatch.store import calls, catalogue, claims, ledgers
 from services.dispatch.store.looking import is_held
 from services.dispatch.store.restored import read_gap, reconcile
@@ -53,7 +53,8 @@ class _Body(BaseModel):
 
 class CapDocument(_Body):
     """At most `limit` messages `per` "day" (a calendar day where the person lives) or a duration such as "7d". `purpose`
-    null: of any; `channel` null: over all channels (of a channel's own caps: that channel)."""
+    null: of any; `channel` null: over all channels (of a channel's own caps: that channel). Of the scopes network and source
+    only confirmation mails are counted, those of the last hour: `per` is "1h", `purpose` confirmation, `channel` null."""
 
     scope: Literal["person", "address", "network", "source"] = "person"
     limit: int = Field(ge=0, le=1_000_000)
@@ -67,6 +68,18 @@ class CapDocument(_Body):
         if value != "day" and not parse_duration(value) <= LONGEST_WINDOW:
             raise ValueError(f"is longer than {LONGEST_WINDOW.days} days")
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _as_it_is_counted(self) -> Self:
+        if self.scope not in ("network", "source"):
+            return self
+        hourly = self.per != "day" and parse_duration(self.per) == REQUESTS_WINDOW
+        if not hourly or self.purpose != "confirmation" or self.channel is not None:
+            raise ValueError(
+                f"the scope {self.scope} counts the confirmation mails of an hour: "
+                'per must be "1h", purpose "confirmation", channel null'
+            )
+        return self
 
 
 class BudgetDocument(_Body):
@@ -396,7 +409,7 @@ def _suppressions(
         """Consent is another matter: what was withdrawn stays withdrawn."""
         now = context.clock.now()
         async with context.database.transaction() as tx:
-            row = await catalogue.lift_suppression(tx, suppression)
+            row = await catalogue.lift_suppression(tx, suppression, now)
             if row is None:
                 raise not_found("suppression", str(suppression))
             before = {"channel": row["channel"], "why": row["why"]}

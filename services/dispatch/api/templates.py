@@ -193,13 +193,16 @@ def _offers(routes: APIRouter, context: Context) -> None:
         now = context.clock.now()
         seconds = parse_duration(body.valid).total_seconds() if body.valid else None
         forms = {form: one.model_dump(exclude_none=True) for form, one in body.forms.items()}
+        guard = body.unless_bought.model_dump() if body.unless_bought else None
         async with context.database.transaction() as tx:
             before = await catalogue.find_offer(tx, body.name)
             if (
                 before is None
                 or _offer(before).model_dump(exclude={"id", "version", "updated_at"}) != body.model_dump()
             ):
-                await catalogue.put_offer(tx, body.name, body.title, body.code, seconds, forms, now, context.bits)
+                await catalogue.put_offer(
+                    tx, body.name, body.title, body.code, seconds, forms, now, context.bits, guard
+                )
                 was = _offer(before).model_dump(mode="json") if before else None
                 await log_change(tx, principal, "offer.put", f"offer {body.name}", was, body.model_dump(), now)
             row = await catalogue.find_offer(tx, body.name)
@@ -269,5 +272,5 @@ def _template(row: asyncpg.Record) -> TemplateOut:
 
 def _offer(row: asyncpg.Record) -> OfferOut:
     valid = format_duration(timedelta(seconds=row["valid_seconds"])) if row["valid_seconds"] is not None else None
-    same = ("id", "name", "title", "code", "forms", "version", "updated_at")
+    same = ("id", "name", "title", "code", "forms", "unless_bought", "version", "updated_at")
     return OfferOut(**{name: row[name] for name in same}, valid=valid)

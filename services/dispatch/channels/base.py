@@ -216,6 +216,9 @@ class Adapter(ABC):
     settings_type: ClassVar[type[AdapterSettings] | None] = None
     # How long an exchange may take after it started; longer is *unknown*.
     timeout: ClassVar[timedelta] = timedelta(seconds=30)
+    # How long after the last moment to start its provider, asked about a message, cannot be believed that it has none such:
+    # it may still be taking it. An unknown that would be the end is asked about once more when that is over.
+    settles: ClassVar[timedelta] = timedelta(0)
     # Whether a repeat with the same key reaches the person once.
     repeatable: ClassVar[bool] = False
     # How many exchanges one process holds at a time.

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.message import Message
+from email.parser import BytesHeaderParser, BytesParser
 from email.utils import parsedate_to_datetime
 from uuid import UUID
 
@@ -30,6 +31,9 @@ _OUTER = ("Delivered-To", "X-Original-To", "Envelope-To", "To")
 _RETURNED = ("CFBL-Feedback-ID", "Return-Path")
 _COMPLAINTS: dict[str, Told] = {"abuse": "complained", "fraud": "complained", "opt-out": "unsubscribed"}
 _MOST_PARTS, _MOST_RECIPIENTS = 50, 20
+# What is told stands before the letter that came back; taking mails apart costs time, and strangers may write them.
+_MOST_READ, _MOST_SEPARATORS = 128 << 10, 500
+_MARKS = (b"delivery-status", b"feedback-report")
 
 
 def no_such_address(code: int, text: str) -> bool:
@@ -50,14 +54,15 @@ def read(raw: bytes, recipient: str, paths: ReturnPath, now: datetime) -> list[R
     :param recipient: the envelope's, where the mail server says it; else it is looked for in the mail
     :param now: nothing has happened after it, whatever the mail says
     :raises Forged: a report without a token of ours
-    :raises Unreadable: no mail, or a report without its machine-readable part
+    :raises Unreadable: no mail, one of too many parts, or a report without its machine-readable part
     """
-    try:
-        mail = email.message_from_bytes(raw, policy=email.policy.compat32)
-    except (RecursionError, MessageError, ValueError, LookupError) as problem:
-        raise Unreadable(f"the body is not a mail that can be read ({type(problem).__name__})") from problem
-    if not mail.keys():
-        raise Unreadable("the body is not a mail: it has no headers")
+    raw = raw[:_MOST_READ]
+    marked = any(mark in raw.lower() for mark in _MARKS)
+    if marked and not paths.stands_in(f"{recipient}\n{raw.decode('latin-1')}"):
+        raise Forged("the report carries no token of a letter from here")
+    if raw.count(b"\n--") > _MOST_SEPARATORS:
+        raise Unreadable(f"the mail has more than {_MOST_SEPARATORS} parts")
+    mail = _parsed(raw, headers_only=not marked)
     payload = mail.get_payload()
     pieces = payload[:_MOST_PARTS] if isinstance(payload, list) else []
     parts = [part for part in pieces if isinstance(part, Message)]
@@ -68,6 +73,17 @@ def read(raw: bytes, recipient: str, paths: ReturnPath, now: datetime) -> list[R
     if "message/feedback-report" in kinds:
         return _complaint(mail, parts, recipient, paths, now)
     return []  # holiday notes, read receipts, reports about DMARC and TLS
+
+
+def _parsed(raw: bytes, *, headers_only: bool) -> Message:
+    parser = BytesHeaderParser if headers_only else BytesParser
+    try:
+        mail = parser(policy=email.policy.compat32).parsebytes(raw)
+    except (RecursionError, MessageError, ValueError, LookupError) as problem:
+        raise Unreadable(f"the body is not a mail that can be read ({type(problem).__name__})") from problem
+    if not mail.keys():
+        raise Unreadable("the body is not a mail: it has no headers")
+    return mail
 
 
 def _delivery(

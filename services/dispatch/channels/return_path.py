@@ -46,6 +46,10 @@ class ReturnPath:
                     return None
         return None
 
+    def stands_in(self, text: str) -> bool:
+        """Whether a valid token stands anywhere in this text; all of it is looked at."""
+        return any(self._read(match.group(0)) is not None for match in _TOKEN.finditer(text))
+
     def _read(self, token: str) -> UUID | None:
         raw = base64.b32decode(token.upper() + "=" * (-len(token) % 8))
         body, mac = raw[:_BODY], raw[_BODY:]

@@ -178,7 +178,7 @@ class Smpp(SmsAdapter):
         """Stores what a deliver_sm says. Raises where it is not stored; then the server keeps it."""
         assert self._with is not None
         try:
-            report = read_delivery(pdu, self._with)
+            report = read_delivery(pdu, self._with, self.world.clock.now())
         except ValueError as problem:
             log.warning("smpp.delivery_unreadable", problem=str(problem))  # it would be as unreadable the next time
             return

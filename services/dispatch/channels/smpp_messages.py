@@ -167,9 +167,10 @@ def normal_id(text: str, *, hexadecimal: bool = False) -> str:
     return text.lstrip("0") or "0" if text.isdecimal() else text
 
 
-def read_delivery(pdu: bytes, settings: SmppSettings) -> Report | None:
+def read_delivery(pdu: bytes, settings: SmppSettings, at: datetime) -> Report | None:
     """The report in a deliver_sm: a receipt, or what a person wrote back; None for states in between.
 
+    :param at: when it came, business time
     :raises ValueError: it cannot be read
     """
     import smpp34
@@ -181,7 +182,7 @@ def read_delivery(pdu: bytes, settings: SmppSettings) -> Report | None:
     assert isinstance(delivery, smpp34.DeliverSm)
     if delivery.esm_class & 0x3C == _RECEIPT_CLASS:
         return _receipt(delivery, settings)
-    return _reply(delivery)
+    return _reply(delivery, at)
 
 
 def _receipt(delivery: smpp34.DeliverSm, settings: SmppSettings) -> Report | None:
@@ -214,7 +215,7 @@ def _done(text: str, zone: str) -> datetime | None:
     return None
 
 
-def _reply(delivery: smpp34.DeliverSm) -> Report | None:
+def _reply(delivery: smpp34.DeliverSm, at: datetime) -> Report | None:
     """What a person sent: a word that means stop, or an answer. The text itself is not kept."""
     number = re.sub(r"\D", "", delivery.source_addr)
     if not number:
@@ -222,6 +223,9 @@ def _reply(delivery: smpp34.DeliverSm) -> Report | None:
     coding = "utf-16-be" if delivery.data_coding == _UCS2 else "latin-1"
     text = delivery.short_message.decode(coding, "replace").strip().strip(".!").casefold()
     what: Told = "unsubscribed" if text in _STOP_WORDS else "replied"
-    # A deliver_sm has no id of its own: the same words from the same person are the same report, however often they come.
-    words = hashlib.sha256(f"{number}/{text}".encode()).hexdigest()[:32]
+    # A deliver_sm has no id of its own. The same answer on the same day is one that the centre repeats. Nobody who says stop
+    # is taken for a repeat: they may have subscribed anew in between, and the ledger knows whether it changes anything.
+    said = at.astimezone(UTC)
+    when = said.isoformat() if what == "unsubscribed" else said.date().isoformat()
+    words = hashlib.sha256(f"{number}/{text}/{when}".encode()).hexdigest()[:32]
     return Report(what, f"{words}/{what}", address=f"+{number}", detail="an SMS came back")

@@ -24,9 +24,6 @@ from services.dispatch.channels.sms_callbacks import callback_url, received
 from services.dispatch.channels.sms_preset import PLACEHOLDER, Preset, Query, Request, filled, presets
 from shared.outside import FAILED, NOT_SENT, Client, Response, is_public, retry_after
 
-# After a call could last start, a provider has taken the message by now, or never will.
-SETTLED_SECONDS = 60.0
-
 
 class SmsGatewaySettings(AdapterSettings):
     """Which gateway, and the account there."""
@@ -65,7 +62,7 @@ class SmsGatewaySettings(AdapterSettings):
 
 def _is_settled(exchange: Exchange) -> bool:
     """Whether a provider that says it knows no such message can be believed: not while it may still be taking it."""
-    return time.monotonic() - exchange.start_by.deadline >= SETTLED_SECONDS
+    return time.monotonic() - exchange.start_by.deadline >= SmsGateway.settles.total_seconds()
 
 
 def _inside(server: str) -> bool:
@@ -82,6 +79,8 @@ class SmsGateway(SmsAdapter):
     name = "sms-gateway"
     settings_type = SmsGatewaySettings
     timeout = timedelta(seconds=30)
+    # After a call could last start, a provider has taken the message by then, or never will.
+    settles = timedelta(seconds=60)
     repeatable = False
     sessions = 16
     preference = 10

@@ -1,7 +1,8 @@
 """E-mail by SMTP, on kept connections. A 250 to the end of DATA means *sent*; *delivered* is what a report says.
 
-When the line goes dead in DATA nobody knows whether the server has the letter, and it cannot be asked: *unknown*, and
-neither `repeatable` nor `ask`. A repeat carries the same Message-ID, which receivers may or may not heed.
+When the line goes dead after the letter was said, or the answer cannot be read, nobody knows whether the server has it,
+and it cannot be asked: *unknown*, and neither `repeatable` nor `ask`. Up to the answer to the command DATA nothing of the
+letter was said: *retry*. A repeat carries the same Message-ID, which receivers may or may not heed.
 
 Settings by API (`SmtpSettings`), or SMTP_URL alone: then letters are not signed and nothing is read back.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hmac
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -41,8 +43,14 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+# Connecting, EHLO, MAIL and RCPT together, over as many connections as it takes; then DATA, then the letter.
+ENVELOPE_SECONDS = CONNECT_SECONDS + 3 * COMMAND_SECONDS
 DATA_SECONDS = 20.0
+_GO_ON = 354
+_FIRST_DOT = re.compile(rb"(?m)^\.")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 MAILS_A_ROUND = 200
+_READ_AT_A_TIME = 2
 # A letter of this many characters takes milliseconds to write and to sign; longer ones are not written on the loop.
 _LONG = 20_000
 
@@ -67,14 +75,15 @@ class Smtp(Adapter):
     address_kind = "email"
     part = "email"
     settings_type = SmtpSettings
-    # From the start of the exchange; `start by` is checked again before DATA, which has 20 s.
-    timeout = timedelta(seconds=CONNECT_SECONDS + 4 * COMMAND_SECONDS + DATA_SECONDS)
+    # From the start of the exchange; `start by` is checked again before DATA, and the letter then has 20 s.
+    timeout = timedelta(seconds=ENVELOPE_SECONDS + COMMAND_SECONDS + DATA_SECONDS)
     repeatable = False
     sessions = 16
     preference = 10
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
+        self._reading = asyncio.Semaphore(_READ_AT_A_TIME)
         self._lines = Lines(world.settings.outside_allow, self.sessions, _host_name(world.origin))
 
     @classmethod
@@ -89,9 +98,9 @@ class Smtp(Adapter):
                 posting = self._posting(exchange)
         except Unsendable as problem:
             return Result("failed", str(problem))
-        exchange.check_start()
         try:
-            client = await self._envelope(posting)
+            async with asyncio.timeout(ENVELOPE_SECONDS):
+                client = await self._envelope(exchange, posting)
         except CannotConnect as problem:
             return Result("retry", str(problem))
         except (SMTPRecipientRefused, SMTPResponseException) as refusal:
@@ -111,7 +120,11 @@ class Smtp(Adapter):
         if not hmac.compare_digest(shown.encode(), f"Bearer {key}".encode()):
             raise Forged("the header Authorization does not show the bounce_key")
         paths = ReturnPath(settings.return_path, key)
-        return Received(bounces.read(call.body, call.query.get("recipient", ""), paths, call.at))
+        # Not on the loop: strangers write such mails, and taking a contrived one apart takes long.
+        async with self._reading:
+            return Received(
+                await asyncio.to_thread(bounces.read, call.body, call.query.get("recipient", ""), paths, call.at)
+            )
 
     async def attend(self, settings: Any) -> None:
         """Reads what lies in the `bounce_folder`. A mail is put away after its reports are stored; what is read twice,
@@ -144,16 +157,19 @@ class Smtp(Adapter):
         assert isinstance(settings, SmtpSettings)
         return posting_of(settings, exchange)
 
-    async def _envelope(self, posting: Posting) -> SMTP:
+    async def _envelope(self, exchange: Exchange, posting: Posting) -> SMTP:
         """MAIL and RCPT on a kept connection, or on a new one if that has died meanwhile."""
         while True:
+            exchange.check_start()
             client, kept = await self._lines.take(posting.server)
             try:
                 return await self._introduce(client, posting)
-            except (SMTPServerDisconnected, OSError, TimeoutError):
+            except (SMTPServerDisconnected, OSError, TimeoutError) as problem:
                 client.close()
                 if not kept:
                     raise
+                if isinstance(problem, TimeoutError):
+                    self._lines.distrust(posting.server)
             except SMTPResponseException as refusal:
                 # 421, "closing": what a server says to a connection that was idle for long.
                 if not kept or refusal.code != 421:
@@ -184,22 +200,50 @@ class Smtp(Adapter):
             await self._lines.keep(posting.server, client, reset=True)
             raise
         try:
-            answer = await client.data(posting.content, timeout=DATA_SECONDS)
-        except SMTPResponseException as refusal:
-            await self._keep(posting, client, refusal)
-            return _refused(refusal, recipient=False)
+            answer = await client.execute_command(b"DATA", timeout=COMMAND_SECONDS)
+            if answer.code == _GO_ON:
+                return await self._letter(client, posting)
+            refusal = SMTPResponseException(answer.code, answer.message)
+        except SMTPResponseException as unreadable:
+            refusal = unreadable
         except (SMTPException, OSError, TimeoutError) as problem:
             client.close()
-            return Result("unknown", f"the line went dead in DATA: {type(problem).__name__}")
+            return Result("retry", f"the line went dead before the letter: {type(problem).__name__}")
         except BaseException:
             client.close()
             raise
+        await self._keep(posting, client, refusal)
+        return _refused(refusal, recipient=False)
+
+    async def _letter(self, client: SMTP, posting: Posting) -> Result:
+        """From here on the server may have the letter, whatever is heard of it: only a refusal that can be read says no.
+
+        :raises SMTPServerDisconnected: the line was gone before the first byte
+        """
+        if client.protocol is None:
+            raise SMTPServerDisconnected("the line is gone")
+        client.protocol.write(_dotted(posting.content))
+        try:
+            answer = await client.protocol.read_response(timeout=DATA_SECONDS)
+        except SMTPResponseException:
+            client.close()
+            return Result("unknown", "the answer to the letter cannot be read")
+        except (SMTPException, OSError, TimeoutError) as problem:
+            client.close()
+            return Result("unknown", f"the line went dead in DATA: {type(problem).__name__}")
+        if _is_refusal(answer.code):
+            refusal = SMTPResponseException(answer.code, answer.message)
+            await self._keep(posting, client, refusal)
+            return _refused(refusal, recipient=False)
+        if not 200 <= answer.code < 300:
+            client.close()
+            return Result("unknown", f"the answer to the letter is neither yes nor no: {answer.code}")
         await self._lines.keep(posting.server, client)
         return Result("sent", f"{answer.code} {bounces.enhanced_code(answer.message)}".strip())
 
     async def _keep(self, posting: Posting, client: SMTP, refusal: SMTPResponseException) -> None:
-        if refusal.code == 421:
-            client.close()
+        if refusal.code == 421 or not _is_refusal(refusal.code):
+            client.close()  # it ends the session, or is out of step with us
         else:
             await self._lines.keep(posting.server, client, reset=True)
 
@@ -243,12 +287,24 @@ async def _can_report(client: SMTP) -> bool:
 
 
 def _refused(refusal: SMTPResponseException, *, recipient: bool) -> Result:
-    """4xx: later. 5xx: for good, and of RCPT's those that say the address does not exist."""
+    """Of an exchange in which nothing of the letter was said, or whose answer is a clear no. 5xx: for good, and of RCPT's
+    those that say the address does not exist. Whatever else: later."""
     detail = f"{refusal.code} {bounces.enhanced_code(refusal.message)}".strip()
-    if 400 <= refusal.code < 500 or refusal.code < 0:
+    if not 500 <= refusal.code < 600:
         return Result("retry", detail)
     no_such = recipient and bounces.no_such_address(refusal.code, refusal.message)
     return Result("bounced" if no_such else "failed", detail)
+
+
+def _is_refusal(code: int) -> bool:
+    return 400 <= code < 600
+
+
+def _dotted(content: bytes) -> bytes:
+    """The letter as DATA takes it (RFC 5321, 4.5.2): lines that begin with a dot get another, a lone dot ends it."""
+    lines = _LINE_END.sub(b"\r\n", content)
+    ended = lines if lines.endswith(b"\r\n") else lines + b"\r\n"
+    return _FIRST_DOT.sub(b"..", ended) + b".\r\n"
 
 
 ADAPTER = Smtp

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,8 @@ from shared.outside import Network, is_allowed
 # Until the server has taken the password; a letter that is not at DATA by then is too late anyway.
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 5.0
+# A router on the way may forget an idle connection without telling either end; what rested longer is not trusted.
+IDLE_SECONDS = 30.0
 
 
 class CannotConnect(Exception):
@@ -27,14 +30,21 @@ class CannotConnect(Exception):
 class Lines:
     """The connections of one adapter, by the server they were made with."""
 
-    def __init__(self, allow: Sequence[Network], most: int, name: str | None = None) -> None:
+    def __init__(
+        self,
+        allow: Sequence[Network],
+        most: int,
+        name: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         :param allow: networks in which a guarded server may stand
         :param most: idle connections kept
         :param name: the host name to introduce oneself by; by default the machine's own
         """
-        self._allow, self._most, self._name = allow, most, name
-        self._idle: dict[Server, list[SMTP]] = {}
+        self._allow, self._most, self._name, self._monotonic = allow, most, name, monotonic
+        # With the moment since which each rests, the latest last.
+        self._idle: dict[Server, list[tuple[SMTP, float]]] = {}
 
     async def take(self, server: Server) -> tuple[SMTP, bool]:
         """A connection to it, and whether it was kept: such a one may have died meanwhile.
@@ -44,11 +54,21 @@ class Lines:
         self._forget_others(server)
         idle = self._idle.get(server, [])
         while idle:
-            client = idle.pop()
-            if client.is_connected:
+            client, since = idle.pop()
+            if self._monotonic() - since > IDLE_SECONDS:
+                client.close()
+                self.distrust(server)  # the others have rested longer still
+            elif client.is_connected:
                 return client, True
-            client.close()
+            else:
+                client.close()
         return await self._open(server), False
+
+    def distrust(self, server: Server) -> None:
+        """Closes the idle connections to it: one of them was silent, and what made it so made the others so."""
+        idle = self._idle.pop(server, [])
+        while idle:
+            idle.pop()[0].close()
 
     async def keep(self, server: Server, client: SMTP, *, reset: bool = False) -> None:
         """Keeps the connection for the next letter, if it still answers."""
@@ -57,7 +77,7 @@ class Lines:
                 await client.rset(timeout=COMMAND_SECONDS)
             idle = self._idle.setdefault(server, [])
             if client.is_connected and len(idle) < self._most:
-                idle.append(client)
+                idle.append((client, self._monotonic()))
                 return
         except (SMTPException, OSError, TimeoutError):
             pass  # it is closed below, and the next letter takes another one
@@ -66,7 +86,7 @@ class Lines:
     async def close(self) -> None:
         """Says goodbye on all of them."""
         for server in list(self._idle):
-            for client in self._idle.pop(server):
+            for client, _ in self._idle.pop(server):
                 try:
                     await client.quit(timeout=1)
                 except (SMTPException, OSError, TimeoutError):
@@ -75,8 +95,7 @@ class Lines:
     def _forget_others(self, server: Server) -> None:
         """One server is spoken to at a time: once the settings name another, the former's connections go."""
         for other in [one for one in self._idle if one != server]:
-            for client in self._idle.pop(other):
-                client.close()
+            self.distrust(other)
 
     async def _open(self, server: Server) -> SMTP:
         trusted = await asyncio.to_thread(_authorities, server.authority) if server.security != "none" else None

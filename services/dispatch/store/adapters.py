@@ -107,9 +107,13 @@ async def forgive(tx: Tx, names: Sequence[str]) -> None:
     await tx.execute("DELETE FROM dispatch.pause WHERE adapter = ANY($1::text[])", sorted(names))
 
 
-async def recovered(tx: Tx, names: Sequence[str]) -> None:
-    """Their providers answered, so failures count for nothing; a pause that one asked for stays."""
-    await tx.execute("DELETE FROM dispatch.pause WHERE adapter = ANY($1::text[]) AND failures > 0", sorted(names))
+async def recovered(tx: Tx, names: Sequence[str]) -> bool:
+    """Their providers answered, so failures count for nothing; a pause that one asked for stays. Returns whether there
+    was anything to forget."""
+    rows = await tx.fetch(
+        "DELETE FROM dispatch.pause WHERE adapter = ANY($1::text[]) AND failures > 0 RETURNING adapter", sorted(names)
+    )
+    return bool(rows)
 
 
 async def blame(tx: Tx, failed: Mapping[str, int], why: Mapping[str, str], now: datetime) -> None:

@@ -15,10 +15,13 @@ from shared.db import Tx
 # How long after the step to *calling* an exchange may still start, and what is left after its time for writing it down.
 START_SECONDS = 5.0
 MARGIN_SECONDS = 2.0
+# Who asks a provider once more has so long; then somebody else does.
+ASKING_SECONDS = 120.0
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """A message whose call may start."""
+    """A message whose call may start. `pinned`: the channel of an earlier attempt of which nobody knows whether it arrived;
+    None if there is none."""
 
     id: UUID
     run: UUID
@@ -44,14 +47,27 @@ class Chosen(msgspec.Struct, frozen=True):
     repeats: int
     valid_until: datetime
     provider_id: str = ""
+    pinned: str | None = None
+
+
+class Silent(msgspec.Struct, frozen=True):
+    """A call of which nobody knows what came. `start_in`: seconds until its last moment to start; below 0, it has passed.
+    `again`: it has ended as unknown and is asked about once more. `detail`: what is known of it."""
+
+    call: Chosen
+    start_in: float
+    again: bool = False
+    detail: str = "no answer was stored in its time"
 
 
 COLUMNS = """m.id, m.run, m.rule, m.rule_name, m.kind, m.topic, m.purpose, m.step, m.template, m.origin, m.hops, m.channel,
-    m.adapter, m.address, m.address_node, m.subject, m.body, m.html, m.urls, m.cost, m.attempts, m.repeats, m.valid_until"""
+    m.adapter, m.address, m.address_node, m.subject, m.body, m.html, m.urls, m.cost, m.attempts, m.repeats, m.valid_until,
+    m.pinned"""
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """What an attempt came to, and the message's next state. `due_at`: when it is decided anew, for *queued*."""
+    """What an attempt came to, and the message's next state. `due_at`: when it is decided anew, for *queued*. `settles`:
+    seconds after the last moment to start when the provider is asked once more; 0: it is not."""
 
     message: UUID
     number: int
@@ -65,6 +81,7 @@ class Answered(msgspec.Struct, frozen=True):
     pinned: str | None = None
     repeat: bool = False
     charged: Decimal | None = None
+    settles: float = 0.0
 
 
 async def lock_chosen(tx: Tx, free: Mapping[str, int], now: datetime, doubtful_from: int) -> list[Chosen]:
@@ -159,11 +176,15 @@ async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> 
         f"""
         WITH answered AS (
             SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                                 $8::text[], $9::timestamptz[], $10::text[], $11::bool[], $12::numeric[])
-                AS a(message, number, outcome, state, detail, provider_id, code, reason, due_at, pinned, repeat, charged)
+                                 $8::text[], $9::timestamptz[], $10::text[], $11::bool[], $12::numeric[], $14::float8[])
+                AS a(message, number, outcome, state, detail, provider_id, code, reason, due_at, pinned, repeat, charged,
+                     settles)
         ), ended AS (
             UPDATE dispatch.attempt t SET outcome = a.outcome, detail = a.detail, charged = a.charged,
-                provider_id = coalesce(nullif(a.provider_id, ''), t.provider_id), ended_at = $13::timestamptz
+                provider_id = coalesce(nullif(a.provider_id, ''), t.provider_id), ended_at = $13::timestamptz,
+                -- start_by is there when the call ends, and gone when it is told of again: asked once more, and no more.
+                ask_at = (SELECT m.start_by + make_interval(secs => a.settles) FROM dispatch.message m
+                          WHERE m.id = a.message AND m.attempts = a.number AND a.settles > 0)
             FROM answered a
             WHERE t.message = a.message AND t.number = a.number AND (t.outcome IS NULL OR t.outcome = 'unknown')
         )
@@ -180,6 +201,7 @@ async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> 
         """,
         *columns,
         now,
+        [one.settles for one in ordered],
     )
     return [Chosen(**dict(row)) for row in rows]
 
@@ -193,16 +215,17 @@ def _answer_columns(answered: Sequence[Answered]) -> list[list[Any]]:
 
 
 async def uncount(tx: Tx, messages: Sequence[Chosen]) -> None:
-    """These did not reach anybody: they no longer count against caps."""
+    """These did not reach anybody: they no longer count against caps. One of which an earlier attempt may have arrived
+    goes on counting."""
     await tx.execute(
         "DELETE FROM dispatch.contact c USING unnest($1::uuid[], $2::uuid[]) AS u(origin, message) "
         "WHERE c.origin = u.origin AND c.message = u.message",
-        [one.origin for one in messages],
-        [one.id for one in messages],
+        [one.origin for one in messages if one.pinned is None],
+        [one.id for one in messages if one.pinned is None],
     )
 
 
-async def silent_calls(tx: Tx, limit: int, settling: Collection[str]) -> list[Chosen]:
+async def silent_calls(tx: Tx, limit: int, settling: Collection[str]) -> list[Silent]:
     """Calls that did not tell what came of them in their time: their process has died, or could not write. Those of
     `settling` adapters are being asked about already. With what the provider called earlier attempts."""
     rows = await tx.fetch(
@@ -210,7 +233,7 @@ async def silent_calls(tx: Tx, limit: int, settling: Collection[str]) -> list[Ch
         SELECT {COLUMNS}, coalesce((
             SELECT a.provider_id FROM dispatch.attempt a
             WHERE a.message = m.id AND a.adapter = m.adapter AND a.provider_id <> '' ORDER BY a.number DESC LIMIT 1
-        ), '') AS provider_id
+        ), '') AS provider_id, extract(epoch FROM m.start_by - clock_timestamp())::float8 AS start_in
         FROM dispatch.message m
         WHERE state = 'calling' AND call_until < clock_timestamp() AND adapter <> ALL($2::text[])
         ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
@@ -218,7 +241,38 @@ async def silent_calls(tx: Tx, limit: int, settling: Collection[str]) -> list[Ch
         limit,
         list(settling),
     )
-    return [Chosen(**dict(row)) for row in rows]
+    return [Silent(_chosen(row), row["start_in"]) for row in rows]
+
+
+async def doubtful_calls(tx: Tx, limit: int, settling: Collection[str], settles: Mapping[str, float]) -> list[Silent]:
+    """Calls that ended as unknown before their provider could be believed, now that it can; none of `settling` adapters.
+    They are the caller's for ASKING_SECONDS. `settles`: by adapter, see `Adapter`, in seconds."""
+    rows = await tx.fetch(
+        f"""
+        WITH due AS (
+            SELECT message, number FROM dispatch.attempt
+            WHERE ask_at <= clock_timestamp() AND adapter <> ALL($2::text[])
+            ORDER BY ask_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        )
+        UPDATE dispatch.attempt a SET ask_at = CASE
+            WHEN m.state = 'unknown' AND m.attempts = a.number AND m.address IS NOT NULL
+            THEN clock_timestamp() + make_interval(secs => $3) END
+        FROM due d JOIN dispatch.message m ON m.id = d.message WHERE a.message = d.message AND a.number = d.number
+        RETURNING {COLUMNS}, coalesce(a.provider_id, '') AS provider_id, a.detail, a.ask_at
+        """,
+        limit,
+        list(settling),
+        ASKING_SECONDS,
+    )
+    return [
+        Silent(_chosen(row), -settles.get(row["adapter"], 0.0), again=True, detail=row["detail"] or "")
+        for row in rows
+        if row["ask_at"] is not None
+    ]
+
+
+def _chosen(row: Mapping[str, Any]) -> Chosen:
+    return Chosen(**{name: row[name] for name in Chosen.__struct_fields__})
 
 
 async def open_calls(tx: Tx, node: UUID, channel: str | None = None) -> tuple[list[UUID], float]:

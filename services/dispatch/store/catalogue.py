@@ -189,7 +189,7 @@ async def _add_version(
 
 async def list_offers(tx: Tx, after: str, limit: int) -> list[asyncpg.Record]:
     return await tx.fetch(
-        "SELECT id, name, title, code, valid_seconds, forms, version, updated_at FROM dispatch.offer "
+        "SELECT id, name, title, code, valid_seconds, forms, unless_bought, version, updated_at FROM dispatch.offer "
         "WHERE name > $1 ORDER BY name LIMIT $2",
         after,
         limit,
@@ -199,7 +199,7 @@ async def list_offers(tx: Tx, after: str, limit: int) -> list[asyncpg.Record]:
 async def find_offer(tx: Tx, wanted: str) -> asyncpg.Record | None:
     """By name or by id."""
     return await tx.fetchrow(
-        "SELECT id, name, title, code, valid_seconds, forms, version, updated_at FROM dispatch.offer "
+        "SELECT id, name, title, code, valid_seconds, forms, unless_bought, version, updated_at FROM dispatch.offer "
         "WHERE name = $1 OR id::text = $1",
         wanted,
     )
@@ -214,15 +214,17 @@ async def put_offer(
     forms: Mapping[str, Any],
     now: datetime,
     bits: RandomBits,
+    unless_bought: Mapping[str, Any] | None = None,
 ) -> tuple[UUID, bool]:
     """Makes or changes an offer; (its id, whether it is new). Codes already given out stay what they are."""
     row = await tx.fetchrow(
         """
-        INSERT INTO dispatch.offer AS o (name, id, title, code, valid_seconds, forms, version, updated_at)
-        VALUES ($1, $2, $3, $4, $5, $6, 1, $7)
+        INSERT INTO dispatch.offer AS o
+            (name, id, title, code, valid_seconds, forms, version, updated_at, unless_bought)
+        VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8)
         ON CONFLICT (name) DO UPDATE SET title = excluded.title, code = excluded.code,
             valid_seconds = excluded.valid_seconds, forms = excluded.forms, version = o.version + 1,
-            updated_at = excluded.updated_at
+            updated_at = excluded.updated_at, unless_bought = excluded.unless_bought
         RETURNING id, version
         """,
         name,
@@ -232,6 +234,7 @@ async def put_offer(
         valid_seconds,
         dict(forms),
         now,
+        dict(unless_bought) if unless_bought is not None else None,
     )
     return row["id"], row["version"] == 1
 
@@ -260,10 +263,19 @@ async def list_suppressions(
     )
 
 
-async def lift_suppression(tx: Tx, identity: UUID) -> asyncpg.Record | None:
+async def lift_suppression(tx: Tx, identity: UUID, now: datetime) -> asyncpg.Record | None:
+    """Takes the address off the list; that it stood on it until now is kept, for decisions of that time."""
     return await tx.fetchrow(
-        'DELETE FROM dispatch.suppression WHERE id = $1 RETURNING id, node, channel, kind, value, why, "by", at',
+        """
+        WITH lifted AS (
+            DELETE FROM dispatch.suppression WHERE id = $1 RETURNING id, node, channel, kind, value, why, "by", at
+        ), kept AS (
+            INSERT INTO dispatch.lifted (id, node, channel, at, lifted_at) SELECT id, node, channel, at, $2 FROM lifted
+        )
+        SELECT * FROM lifted
+        """,
         identity,
+        now,
     )
 
 

@@ -90,8 +90,9 @@ async def claim(tx: Tx, claim_id: UUID, taken: Sequence[Due]) -> None:
 
 
 async def uncount_abandoned(tx: Tx, taken: Sequence[Due]) -> None:
-    """What a choice counted against caps that was never called is given back."""
-    abandoned = [due for due in taken if due.abandoned]
+    """What a choice counted against caps that was never called is given back; not of a message whose earlier attempt may
+    have arrived."""
+    abandoned = [due for due in taken if due.abandoned and due.pinned is None]
     if not abandoned:
         return
     await tx.execute(

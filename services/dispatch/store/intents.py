@@ -101,11 +101,13 @@ async def apply_cancels(tx: Tx, cancels: Sequence[Cancelled], now: datetime) -> 
 
 
 async def release_contacts(tx: Tx, messages: Sequence[UUID]) -> None:
-    """Those of `messages` that were taken back before a call count no longer against caps."""
+    """Those of `messages` that were taken back before a call count no longer against caps; but one of which an earlier
+    attempt may have arrived does."""
     await tx.execute(
         """
         DELETE FROM dispatch.contact c USING dispatch.message m
-        WHERE m.id = ANY($1::uuid[]) AND m.state IN ('queued', 'withheld') AND c.origin = m.origin AND c.message = m.id
+        WHERE m.id = ANY($1::uuid[]) AND m.state IN ('queued', 'withheld') AND m.pinned IS NULL
+          AND c.origin = m.origin AND c.message = m.id
         """,
         list(messages),
     )

@@ -54,17 +54,21 @@ async def read_link(tx: Tx, message: UUID, number: int) -> str | None:
 
 
 async def add_hit(tx: Tx, message: UUID, kind: str, number: int, at: datetime, bot: bool) -> bool:
-    """Records an open or a click; says whether it is the first of this link."""
+    """Records an open or a click; says whether it is the first of this link that a person did. A person's takes the place
+    of a bot's: a scanner that looks at the letter first must not use up the person's click."""
     row = await tx.fetchrow(
-        "INSERT INTO dispatch.hit (message, kind, number, at, bot) VALUES ($1, $2, $3, $4, $5) "
-        "ON CONFLICT DO NOTHING RETURNING message",
+        """
+        INSERT INTO dispatch.hit AS h (message, kind, number, at, bot) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (message, kind, number) DO UPDATE SET at = excluded.at, bot = false WHERE h.bot AND NOT excluded.bot
+        RETURNING h.message
+        """,
         message,
         kind,
         number,
         at,
         bot,
     )
-    return row is not None
+    return row is not None and not bot
 
 
 async def add_consents(

@@ -9,12 +9,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
-from services.dispatch.inputs import Cap, ConsentRow, Purpose, Suppression, Switch
+from services.dispatch.inputs import Cap, ConsentRow, OfferGuard, Purpose, Suppression, Switch
 from services.dispatch.templates import Template
 from services.dispatch.view import Offer
 from shared.db import Tx
+from shared.durations import parse_duration
 
 
 class ChannelRow(msgspec.Struct, frozen=True):
@@ -274,6 +276,7 @@ class OfferRow(msgspec.Struct, frozen=True):
     code: str
     valid: timedelta | None
     forms: dict[str, dict[str, str]]
+    guard: OfferGuard | None = None
 
     def for_form(self, form: str | None, now: datetime) -> Offer:
         """The code that somebody who came by `form` gets now."""
@@ -290,7 +293,7 @@ async def read_offers(tx: Tx, names: Sequence[str]) -> dict[str, OfferRow]:
     if not names:
         return {}
     rows = await tx.fetch(
-        "SELECT name, title, code, valid_seconds, forms FROM dispatch.offer WHERE name = ANY($1::text[])",
+        "SELECT name, title, code, valid_seconds, forms, unless_bought FROM dispatch.offer WHERE name = ANY($1::text[])",
         sorted(set(names)),
     )
     return {
@@ -300,9 +303,18 @@ async def read_offers(tx: Tx, names: Sequence[str]) -> dict[str, OfferRow]:
             row["code"],
             timedelta(seconds=row["valid_seconds"]) if row["valid_seconds"] is not None else None,
             row["forms"],
+            _offer_guard(row),
         )
         for row in rows
     }
+
+
+def _offer_guard(row: asyncpg.Record) -> OfferGuard | None:
+    asked = row["unless_bought"]
+    if asked is None:
+        return None
+    within = parse_duration(asked["within"]) if asked["within"] is not None else None
+    return OfferGuard(row["name"], asked["products"], asked["categories"], within)
 
 
 async def read_allotments(tx: Tx, nodes: Sequence[UUID], now: datetime) -> dict[tuple[UUID, str], Offer]:

@@ -228,13 +228,14 @@ async def recount(tx: Tx, targets: Sequence[Target]) -> None:
 
 
 async def add_hits(tx: Tx, hits: Sequence[tuple[UUID, str]], now: datetime) -> set[tuple[UUID, str]]:
-    """(message, open | click) that providers saw; returns those that are the first."""
+    """(message, open | click) that providers saw; returns those that are the first but for bots'."""
     ordered = sorted(set(hits))
     rows = await tx.fetch(
         """
-        INSERT INTO dispatch.hit (message, kind, number, at, bot)
-        SELECT message, kind, 0, $3, false FROM unnest($1::uuid[], $2::text[]) AS h(message, kind)
-        ON CONFLICT DO NOTHING RETURNING message, kind
+        INSERT INTO dispatch.hit AS h (message, kind, number, at, bot)
+        SELECT message, kind, 0, $3, false FROM unnest($1::uuid[], $2::text[]) AS s(message, kind)
+        ON CONFLICT (message, kind, number) DO UPDATE SET at = excluded.at, bot = false WHERE h.bot
+        RETURNING h.message, h.kind
         """,
         [message for message, _ in ordered],
         [kind for _, kind in ordered],
