@@ -13,9 +13,10 @@ import msgspec
 
 from services.dispatch.channels.registry import taking
 from services.dispatch.decision import decide, worth_rendering
-from services.dispatch.gathering import Gathered, Surroundings, addressed_node, gather, with_contacts
+from services.dispatch.gathering import Gathered, gather, with_contacts
 from services.dispatch.inputs import Contact, Decision, Inputs, Text
 from services.dispatch.links import Signer
+from services.dispatch.material import Surroundings, addressed_node
 from services.dispatch.measures import DECISIONS
 from services.dispatch.policy import FRESH
 from services.dispatch.rendered import Rendered

@@ -21,44 +21,33 @@ from services.dispatch.decision import draw_from
 from services.dispatch.inputs import (
     Address,
     Channel,
-    ConsentRow,
     Contact,
     GuardVerdict,
     Inputs,
-    OfferGuard,
     Purpose,
-    Suppression,
+)
+from services.dispatch.material import (
+    Base,
+    People,
+    Surroundings,
+    addressed_node,
+    offer_guard_of,
+    read_base,
+    read_people,
 )
 from services.dispatch.offer_guard import bought_of, offer_reason
-from services.dispatch.policy import LONGEST_WINDOW, PURGE_SILENCE, REQUESTS_WINDOW
+from services.dispatch.policy import LONGEST_WINDOW, REQUESTS_WINDOW
 from services.dispatch.reasons import Reason
 from services.dispatch.store import looking
 from services.dispatch.store.claims import Due
 from services.dispatch.templates import Template
 from services.dispatch.view import Offer
 from services.dispatch.worth import ASSUMED_ORDER, worth
-from shared.cdp import EventsQuestion, FactsQuestion, events_of, facts, purged_at
 from shared.conditions import Moment
 from shared.db import Tx
-from shared.facts.model import EventFact, Facts
-from shared.holidays import Holidays, read_holidays
-from shared.identifiers import ADDRESS_KIND
-from shared.ids import RandomBits, node_id
-from shared.settings import Settings
+from shared.facts.model import Facts
 
 DRAW_BITS = 53
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What gathering needs of the process: settings, adapters, secrets and chance."""
-
-    settings: Settings
-    adapters: dict[str, type[Adapter]]
-    consents: dict[str, str]
-    namespace: UUID
-    secret: bytes
-    bits: RandomBits
 
 
 @dataclass
@@ -77,114 +66,20 @@ class Gathered:
     source: UUID | None = None
 
 
-@dataclass(frozen=True)
-class _Base:
-    """What does not depend on the person."""
-
-    channels: list[looking.ChannelRow]
-    rules: looking.Rules
-    templates: dict[str, Template]
-    offers: dict[str, looking.OfferRow]
-    holidays: Holidays
-
-
-@dataclass(frozen=True)
-class _People:
-    """What does, in the order of the messages, or by node."""
-
-    facts: list[Facts | None]
-    events: list[list[EventFact]]
-    addressed: dict[UUID, looking.AddressNode]
-    consents: dict[UUID, list[ConsentRow]]
-    suppressions: dict[tuple[UUID, str], Suppression]
-    requests: dict[UUID, looking.Request]
-    purged: dict[UUID, datetime]
-
-
-def addressed_node(due: Due, namespace: UUID) -> UUID | None:
-    """The node of the address that the message's run is about; None for a run that is about no address."""
-    asked = due.intent.addressed
-    if asked is None:
-        return None
-    return asked.node or node_id(namespace, ADDRESS_KIND.get(asked.channel, "email"), asked.address)
-
-
 async def gather(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings, locked: set[UUID]) -> list[Gathered]:
     """Reads and puts together. Codes of offers are allotted here.
 
     :param locked: the nodes whose locks are held; a message whose person has others by now is left out
     """
-    base = await _read_base(tx, due, now)
-    people = await _read_people(tx, due, now, world, base)
+    base = await read_base(tx, due, now)
+    people = await read_people(tx, due, now, world, base)
     gathered = [_put_together(one, index, now, world, base, people) for index, one in enumerate(due)]
     gathered = [one for one in gathered if locked.issuperset(one.inputs.nodes)]
     await _allot(tx, gathered, base, now)
     return await with_contacts(tx, gathered, now)
 
 
-async def _read_base(tx: Tx, due: Sequence[Due], now: datetime) -> _Base:
-    return _Base(
-        channels=await looking.read_channels(tx),
-        rules=await looking.read_rules(tx, now),
-        templates=await looking.read_templates(tx, [one.intent.template for one in due]),
-        offers=await looking.read_offers(tx, [one.intent.offer for one in due if one.intent.offer]),
-        holidays=await read_holidays(tx),
-    )
-
-
-async def _read_people(tx: Tx, due: Sequence[Due], now: datetime, world: Surroundings, base: _Base) -> _People:
-    parsed = [guards.read(one.intent.guard) for one in due]
-    known = await facts(
-        tx,
-        [
-            FactsQuestion(
-                node=one.intent.origin,
-                names=guard.needs.names,
-                since=guards.look_back(one.intent.guard, guard, now),
-                lines=guard.needs.lines
-                or _shows_orders(base.templates.get(one.intent.template))
-                or _offer_guard(one, base) is not None,
-                suppressions=guard.needs.suppressions,
-            )
-            for one, guard in zip(due, parsed, strict=True)
-        ],
-    )
-    events: list[list[EventFact]] = [[] for _ in due]
-    if any(guard.names for guard in parsed):
-        events = await events_of(
-            tx,
-            [
-                EventsQuestion(
-                    nodes=one_facts.nodes if one_facts else [], names=guard.names, learned_after=one.intent.guard.since
-                )
-                for one, guard, one_facts in zip(due, parsed, known, strict=True)
-            ],
-        )
-    addressed = [node for one in due if (node := addressed_node(one, world.namespace)) is not None]
-    nodes = [*addressed, *(address.node for one in known if one for address in one.addresses)]
-    entries = [UUID(one.intent.event["id"]) for one in due if one.intent.addressed and "id" in one.intent.event]
-    return _People(
-        facts=known,
-        events=events,
-        addressed=await looking.read_address_nodes(tx, addressed),
-        consents=await looking.read_consents(tx, nodes),
-        suppressions=await looking.read_suppressions(tx, nodes),
-        requests=await looking.read_requests(tx, [one.intent.origin for one in due if one.intent.addressed], entries),
-        purged=await purged_at(tx, world.secret, addressed, PURGE_SILENCE, now) if addressed else {},
-    )
-
-
-def _offer_guard(due: Due, base: _Base) -> OfferGuard | None:
-    offer = base.offers.get(due.intent.offer or "")
-    return offer.guard if offer is not None else None
-
-
-def _shows_orders(template: Template | None) -> bool:
-    """Whether its texts may name goods of orders, which then must be read."""
-    return template is not None and any("orders" in source for source in template.parts.values())
-
-
-def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base: _Base, people: _People) -> Gathered:
+def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base: Base, people: People) -> Gathered:
     intent, known = one.intent, people.facts[index]
     template = base.templates.get(intent.template)
     purpose, problem = _purpose(one, template)
@@ -199,7 +94,7 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         verdict = guards.judge(intent.guard, guards.read(intent.guard), known, people.events[index], judged_at)
     if intent.offer and intent.offer not in base.offers:
         problem = problem or Reason("no-offer", f"there is no offer {intent.offer}")
-    guarded = _offer_guard(one, base)
+    guarded = offer_guard_of(one, base)
     if guarded is not None and known is not None:
         guarded = msgspec.structs.replace(guarded, bought=bought_of(guarded, known.orders))
     value = worth(
@@ -301,7 +196,7 @@ def _channel(
     adapters: Sequence[type[Adapter]],
     one: Due,
     known: Facts | None,
-    people: _People,
+    people: People,
     world: Surroundings,
 ) -> Channel:
     quiet = row.quiet
@@ -329,7 +224,7 @@ def _addresses(
     adapters: Sequence[type[Adapter]],
     one: Due,
     known: Facts | None,
-    people: _People,
+    people: People,
     world: Surroundings,
 ) -> list[Address]:
     """The person's addresses on the channel that one of its adapters accepts; of a subscription's run only the one it is
@@ -352,7 +247,7 @@ def _address(
     value: str,
     status: str,
     row: looking.ChannelRow,
-    people: _People,
+    people: People,
     world: Surroundings,
 ) -> Address:
     suppression = people.suppressions.get((node, "*")) or people.suppressions.get((node, row.name))
@@ -381,7 +276,7 @@ def _written(one: Due, node: UUID | None, known: Facts | None) -> dict[UUID, str
     return written
 
 
-async def _allot(tx: Tx, gathered: Sequence[Gathered], base: _Base, now: datetime) -> None:
+async def _allot(tx: Tx, gathered: Sequence[Gathered], base: Base, now: datetime) -> None:
     """One code an offer and person, the same on a second claim. Ghosts are shown one and given none."""
     wanting = [g for g in gathered if g.due.intent.offer and g.due.intent.offer in base.offers and g.inputs.known]
     if not wanting:

@@ -17,9 +17,9 @@ from services.dispatch.channels import registry
 from services.dispatch.channels.base import Adapter, Report, World
 from services.dispatch.claiming import Claimer
 from services.dispatch.following import Following
-from services.dispatch.gathering import Surroundings
 from services.dispatch.handlers import handle
 from services.dispatch.links import Signer
+from services.dispatch.material import Surroundings
 from services.dispatch.policy import DEFAULT_CAPS
 from services.dispatch.reports import Reports
 from services.dispatch.secrets import Sealer
