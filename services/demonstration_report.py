@@ -79,10 +79,9 @@ async def _print_messages(console: Console, connection: Tx) -> None:
             *(str(row[n]) for n in ("sent", "opened", "clicked")),
             f"{row['cost']:.2f}",
         )
-    total = sum(row["sent"] for row in rows)
-    table.add_row(
-        "[bold]all[/bold]", "", f"[bold]{total}[/bold]", "", "", f"[bold]{sum(row['cost'] for row in rows):.2f}[/bold]"
-    )
+    totals = [str(sum(row[name] for row in rows)) for name in ("sent", "opened", "clicked")]
+    cost = f"{sum(row['cost'] for row in rows):.2f}"
+    table.add_row("all", "", *totals, cost, style="bold")
     console.print(table)
     console.print()
 

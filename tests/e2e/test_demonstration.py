@@ -87,6 +87,13 @@ def test_the_letters_lie_in_the_inbox(lived: Lived) -> None:
     assert all(letter["To"] and letter["Subject"] for letter in letters)
 
 
+def test_people_read_their_letters_and_follow_the_links(lived: Lived) -> None:
+    total = re.search(r"^all\s+│\s+│\s+(\d+) │\s+(\d+) │\s+(\d+) │", lived.report, re.MULTILINE)
+    assert total is not None, lived.report
+    sent, opened, clicked = map(int, total.groups())
+    assert sent > opened > clicked > 0
+
+
 def test_the_log_names_nobody_and_only_the_owner_reads_the_keys(lived: Lived) -> None:
     credentials = lived.data / "credentials.json"
     assert credentials.stat().st_mode & 0o777 == 0o600
