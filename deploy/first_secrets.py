@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
             print(f"made {', '.join(made)}" if made else "all secrets are there")
         case [folder, "set", name] if name.isidentifier() and name == name.lower():
             write(Path(folder) / name, sys.stdin.read().strip())
-            print(f"{name} is set; start the services again: docker compose up -d --force-recreate")
+            print(f"{name} is set; it counts after: docker compose restart ingest profile triggers dispatch")
         case _:
             print(__doc__, file=sys.stderr)
             return 2

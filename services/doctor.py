@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -105,12 +107,27 @@ def _port(settings: Settings) -> str | None:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as problem:
-            if running_url(settings.data_dir) is not None:
+            if running_url(settings.data_dir) is not None or _answers_as_ours(settings):
                 return None  # our own server uses it
             return (
                 f"{settings.port} cannot be used ({problem.strerror}); stop what uses it, or choose another with --port"
             )
     return None
+
+
+def _answers_as_ours(settings: Settings) -> bool:
+    """Whether the process on the port is one with these settings, as in a container whose service runs."""
+    if settings.database_url is None:
+        return False
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    connection = HTTPConnection(host, settings.port, timeout=2)
+    try:
+        connection.request("GET", "/version")
+        return json.load(connection.getresponse())["services"] == sorted(settings.services)
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return False  # somebody else's
+    finally:
+        connection.close()
 
 
 def _folder(settings: Settings) -> str | None:

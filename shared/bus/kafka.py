@@ -78,12 +78,17 @@ class KafkaBus:
         except BaseException:
             await cluster.close()
             raise
-        if missing:
+        try:
             await bus._await_leaders()
+        except TimeoutError:
+            if missing:
+                raise
+            # Topics that were there: what has a leader goes on, the rest is retried and told by its readers.
+            log.warning("bus.without_leaders", seconds=STARTING_SECONDS)
         return bus
 
     async def _await_leaders(self) -> None:
-        """A new topic is shown before its leaders have taken up their work."""
+        """A new topic, which a neighbour may just have made, is shown before its leaders have taken up their work."""
         async with asyncio.timeout(STARTING_SECONDS):
             for topic in self._topics:
                 while True:

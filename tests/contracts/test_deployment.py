@@ -144,8 +144,22 @@ def test_the_example_of_the_environment_names_every_variable_with_its_default() 
 
 def test_images_of_others_are_named_by_version(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
-        if "build" not in service:
+        if not service["image"].startswith("${DRIPLINE_IMAGE"):
             assert re.search(r":v?\d+\.\d+", service["image"]), name
+
+
+def test_our_image_is_built_once_and_by_what_all_others_wait_for(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    ours = {name for name, service in services.items() if service["image"].startswith("${DRIPLINE_IMAGE")}
+    assert ours == {*SERVICE_NAMES, "migrate", "secrets"}
+    # compose labels what it builds with the service's name: built by each of them it would be an image for each
+    assert {name for name, service in services.items() if "build" in service} == {"secrets"}
+
+    def waits_for(name: str) -> set[str]:
+        direct = set(services[name].get("depends_on", {}))
+        return direct.union(*(waits_for(needed) for needed in direct))
+
+    assert [name for name in ours - {"secrets"} if "secrets" not in waits_for(name)] == []
 
 
 def test_three_brokers_keep_an_answered_event_on_two_disks(compose: dict[str, Any]) -> None:

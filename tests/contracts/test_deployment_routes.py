@@ -121,19 +121,22 @@ def _answer(dns: socket.socket, ending: threading.Event) -> None:
 
 
 @contextmanager
-def proxy(folder: Path) -> Iterator[httpx.Client]:
-    """Caddy with deploy/Caddyfile: other ports and another DNS, nothing else changed."""
-    with socket.socket() as https, socket.socket() as inside, socket.socket() as health:
-        for one in (https, inside, health):
+def proxy(folder: Path, site: str = "localhost") -> Iterator[tuple[httpx.Client, dict[str, str]]]:
+    """Caddy with deploy/Caddyfile: other ports and another DNS, nothing else changed. `site`: the name it answers for.
+
+    Yields a client of `site`, and the ports by scheme.
+    """
+    with socket.socket() as https, socket.socket() as inside, socket.socket() as health, socket.socket() as plain:
+        for one in (https, inside, health, plain):
             one.bind(("127.0.0.1", 0))
-        ports = [str(one.getsockname()[1]) for one in (https, inside, health)]
+        ports = [str(one.getsockname()[1]) for one in (https, inside, health, plain)]
     with upstreams() as port, names() as dns:
         text = (ROOT / "deploy/Caddyfile").read_text()
         for old, new in (
             ("port 8080", f"port {port}\n\t\t\t\tresolvers udp/127.0.0.1:{dns}"),
             ("http://:8081 {", f"http://:{ports[1]} {{"),
             ("http://:2020 {", f"http://:{ports[2]} {{"),
-            ("\tadmin off\n", "\tadmin off\n\tauto_https disable_redirects\n"),
+            ("\tadmin off\n", f"\tadmin off\n\thttp_port {ports[3]}\n"),
         ):
             assert text.count(old) == 1, old
             text = text.replace(old, new)
@@ -143,6 +146,7 @@ def proxy(folder: Path) -> Iterator[httpx.Client]:
             "XDG_DATA_HOME": str(folder),
             "XDG_CONFIG_HOME": str(folder),
             "HTTPS_PORT": ports[0],
+            "SITE_HOST": site,
         }
         with open(folder / "log", "wb") as log:
             process = subprocess.Popen(
@@ -150,28 +154,31 @@ def proxy(folder: Path) -> Iterator[httpx.Client]:
             )
         try:
             root = folder / "caddy/pki/authorities/local/root.crt"
-            yield from _client(root, int(ports[0]), process, folder / "log")
+            with _client(root, site, int(ports[0]), process, folder / "log") as client:
+                yield client, {"https": ports[0], "http": ports[3]}
         finally:
             process.terminate()
             process.wait(10)
 
 
-def _client(root: Path, port: int, process: subprocess.Popen[bytes], log: Path) -> Iterator[httpx.Client]:
+def _client(root: Path, site: str, port: int, process: subprocess.Popen[bytes], log: Path) -> httpx.Client:
     """Trusts the authority that Caddy makes for itself, as docs/OPERATIONS.md tells people to."""
     deadline = time.monotonic() + 30
-    while not (root.exists() and _shakes_hands(root, port)):
+    while not (root.exists() and _shakes_hands(root, site, port)):
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
     trust = ssl.create_default_context(cafile=str(root))
-    with httpx.Client(base_url=f"https://localhost:{port}", verify=trust, timeout=10, trust_env=False) as client:
-        yield client
+    client = httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trust, timeout=10, trust_env=False)
+    client.headers["Host"] = f"{site}:{port}"
+    client.event_hooks = {"request": [lambda request: request.extensions.update(sni_hostname=site)]}
+    return client
 
 
-def _shakes_hands(root: Path, port: int) -> bool:
+def _shakes_hands(root: Path, site: str, port: int) -> bool:
     """Whether the certificate is there: Caddy listens before it has made it."""
     try:
         with socket.create_connection(("127.0.0.1", port), 5) as plain:
-            with ssl.create_default_context(cafile=str(root)).wrap_socket(plain, server_hostname="localhost"):
+            with ssl.create_default_context(cafile=str(root)).wrap_socket(plain, server_hostname=site):
                 return True
     except OSError:
         return False
@@ -179,7 +186,7 @@ def _shakes_hands(root: Path, port: int) -> bool:
 
 def test_caddy_takes_each_route_to_its_service(routes: dict[str, str], tmp_path: Path) -> None:
     assert set(routes.values()) == set(SERVICE_NAMES)
-    with proxy(tmp_path) as client:
+    with proxy(tmp_path) as (client, _):
         led = {path: client.get(path) for path in routes}
         astray = {
             path: (service, led[path].text) for path, service in routes.items() if led[path].text != ADDRESSES[service]
@@ -187,8 +194,18 @@ def test_caddy_takes_each_route_to_its_service(routes: dict[str, str], tmp_path:
         assert astray == {}
         assert [path for path in FOR_OPERATORS if client.get(path).status_code != 404] == []
         answer = client.get("/c/x")
-        assert "max-age" in answer.headers["strict-transport-security"]
         assert "server" not in answer.headers
+        assert "strict-transport-security" not in answer.headers, "it would count for all ports of localhost"
+
+
+def test_caddy_leads_from_http_to_the_port_that_has_tls(tmp_path: Path) -> None:
+    with proxy(tmp_path, "drip.example.com") as (client, ports):
+        answer = client.get(f"http://127.0.0.1:{ports['http']}/u/x?y=1", headers={"Host": "drip.example.com"})
+        assert (answer.status_code, answer.headers["location"]) == (
+            308,
+            f"https://drip.example.com:{ports['https']}/u/x?y=1",
+        )
+        assert "max-age" in client.get("/c/x").headers["strict-transport-security"]
 
 
 def test_the_ingress_takes_each_route_to_its_service(routes: dict[str, str]) -> None:

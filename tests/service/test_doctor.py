@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from services.doctor import Advice, Found, findings
+from services.run import Server, run
 from shared.bus.kafka_cluster import TopicIdentity
 from shared.bus.kafka_doctor import judge
 from shared.settings import Settings, load
@@ -26,6 +29,22 @@ async def test_a_healthy_deployment_has_nothing_but_advice(database_url: str, tm
     # the tests' server runs without fsync; that is what doctor must say of it, and nothing else
     assert [name for name, one in checks.items() if one.failed] == ["the database keeps what it commits"]
     assert "fsync is off" in str(checks["the database keeps what it commits"].problem)
+
+
+async def test_the_port_of_a_process_with_these_settings_is_no_mistake(database_url: str, tmp_path: Path) -> None:
+    # as in a container: doctor is started beside the service, whose port it finds in use
+    running = told(tmp_path, database_url=database_url, services="triggers")
+    ports: dict[str, Found] = {}
+
+    async def look(server: Server) -> None:
+        port = urlsplit(server.origin).port
+        for services in ("triggers", "ingest"):
+            settings = running.model_copy(update={"port": port, "services": frozenset({services})})
+            ports[services] = (await asyncio.to_thread(asyncio.run, found(settings)))["the port"]
+
+    await run(running, database_url, ready=look)
+    assert not ports["triggers"].failed, ports["triggers"].problem
+    assert "stop what uses it" in str(ports["ingest"].problem), "another process of Dripline has it"
 
 
 async def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
