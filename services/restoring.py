@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from services.dispatch.store.forgetting import forget_people as forget_in_dispatch
+from services.migrate import migrate
 from services.profile.purging import erase_again
 from services.triggers.store.people import forget_people as forget_in_triggers
 from services.triggers.store.people import lock_nodes
@@ -25,7 +26,7 @@ from shared import erasure
 from shared.auth import log_change
 from shared.clock import Clock, SystemClock
 from shared.db import Database, Tx
-from shared.deployment import Deployment, forget_home, read_deployment
+from shared.deployment import Deployment, forget_home, read_deployment, refuse_without_tables
 from shared.errors import ConfigurationError
 from shared.outbox import UNDONE, free_shards, partition_shard, renamed
 from shared.settings import Settings
@@ -67,10 +68,29 @@ async def was_only_moved(database_url: str) -> None:
     database = await Database.open(database_url, member=MEMBER, size=1)
     try:
         async with database.transaction() as tx:
+            await refuse_without_tables(tx)
             await refuse_if_running(tx, "dripline restored")
             await forget_home(tx)
     finally:
         await database.close()
+
+
+async def take_up_copy(settings: Settings, database_url: str, journals: Sequence[Path] = ()) -> Restored:
+    """`take_up` of a database that was restored by other means: brought to this program's version first.
+
+    :param journals: files of the erasure journal; that of the settings is read besides
+    :raises ConfigurationError: the database is empty, services are running, or a journal cannot be read
+    """
+    read_journals(journals)
+    database = await Database.open(database_url, member=MEMBER, size=1)
+    try:
+        async with database.connection() as connection:
+            await refuse_without_tables(connection)
+            await refuse_if_running(connection, "dripline restored")
+    finally:
+        await database.close()
+    await migrate(database_url)
+    return await take_up(settings, database_url, journals=journals)
 
 
 async def take_up(
@@ -205,6 +225,10 @@ def read_journals(files: Iterable[Path]) -> dict[bytes, datetime]:
                 found[digest] = max(at, found.get(digest, at))
         except OSError as problem:
             raise ConfigurationError(f"The erasure journal {file} cannot be read ({problem.strerror}).") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(
+                f"The erasure journal {file} is no text; unpack it first if it is packed."
+            ) from None
         except ValueError as problem:
             raise ConfigurationError(f"{problem}.") from None
     return found
@@ -243,8 +267,8 @@ async def _erase(tx: Tx, nodes: Mapping[UUID, datetime], now: datetime) -> int:
     everybody = sorted(nodes)
     events = await erase_again(tx, everybody, now)
     await lock_nodes(tx, everybody)
-    await forget_in_triggers(tx, [([node], at) for node, at in sorted(nodes.items())])
-    await forget_in_dispatch(tx, everybody, now)
+    await forget_in_triggers(tx, nodes)
+    await forget_in_dispatch(tx, nodes, now)
     # The books count the events of erased people by these entries of the change log.
     await log_change(
         tx, "dripline restored", "profile.erase", "erasure journal", {"nodes": len(nodes)}, {"events": events}, now

@@ -201,22 +201,34 @@ async def _find_keys(tx: Tx, people: list[RowsOfPeople], own: _Own) -> None:
         people[i].keys.add(key)
 
 
-async def _read_orders(tx: Tx, people: list[RowsOfPeople], asked: Asked) -> None:
-    """All reports, lines and refunds of the keys, whoever they came from."""
-    pairs = [(i, key) for i, person in enumerate(people) for key in sorted(person.keys)]
-    if not pairs:
-        return
-    wanted = """wanted AS (
+class _Keys:
+    """The order keys of all questions as parallel arrays: number of the question, key, moment."""
+
+    def __init__(self, people: list[RowsOfPeople], asked: Asked) -> None:
+        rows = [(i, key) for i, person in enumerate(people) for key in sorted(person.keys)]
+        self.arguments = [i for i, _ in rows], [key for _, key in rows], [asked[i][1] for i, _ in rows]
+
+    SQL = """wanted AS (
         SELECT i, key, coalesce(at, 'infinity') AS at FROM unnest($1::int[], $2::text[], $3::timestamptz[]) AS w(i, key, at)
     )"""
-    arguments = [i for i, _ in pairs], [key for _, key in pairs], [asked[i][1] for i, _ in pairs]
+
+
+async def _read_orders(tx: Tx, people: list[RowsOfPeople], asked: Asked) -> None:
+    """All reports, lines and refunds of the keys, whoever they came from."""
+    if any(person.keys for person in people):
+        keys = _Keys(people, asked)
+        await _read_reports(tx, people, keys)
+        await _read_refunds(tx, people, keys)
+
+
+async def _read_reports(tx: Tx, people: list[RowsOfPeople], keys: _Keys) -> None:
     reports = await tx.fetch(
         f"""
-        WITH {wanted}
+        WITH {keys.SQL}
         SELECT w.i, r.order_key, r.event, r.node, r.kind, r.trust, r.at, r.learned_at, r.history, r.total, r.channel
         FROM wanted w JOIN cdp.order_report r ON r.order_key = w.key COLLATE "C" AND r.learned_at <= w.at
         """,
-        *arguments,
+        *keys.arguments,
     )
     lines = await read_lines(tx, {row["event"] for row in reports})
     for i, key, event, node, kind, trust, at, learned_at, history, total, channel in reports:
@@ -235,13 +247,16 @@ async def _read_orders(tx: Tx, people: list[RowsOfPeople], asked: Asked) -> None
                 lines=lines.get(event, []),
             )
         )
+
+
+async def _read_refunds(tx: Tx, people: list[RowsOfPeople], keys: _Keys) -> None:
     refunds = await tx.fetch(
         f"""
-        WITH {wanted}
+        WITH {keys.SQL}
         SELECT w.i, r.order_key, r.event, r.node, r.refund_key, r.trust, r.at, r.learned_at, r.history, r.amount, r.lines
         FROM wanted w JOIN cdp.refund r ON r.order_key = w.key COLLATE "C" AND r.learned_at <= w.at
         """,
-        *arguments,
+        *keys.arguments,
     )
     for i, key, event, node, refund_key, trust, at, learned_at, history, amount, returned in refunds:
         people[i].refunds.setdefault(key, []).append(

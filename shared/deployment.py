@@ -29,6 +29,17 @@ class Deployment:
     bus: dict[str, str] | None = None
 
 
+async def refuse_without_tables(tx: Tx) -> None:
+    """For commands that act on what is there: a mistyped name is not to become a new deployment.
+
+    :raises ConfigurationError: the database was never migrated
+    """
+    if not await tx.fetchval("SELECT to_regclass('platform.deployment') IS NOT NULL"):
+        raise ConfigurationError(
+            "The database has no tables of Dripline: mend DATABASE_URL, or run `dripline migrate` if it is to be a new one."
+        )
+
+
 async def read_deployment(tx: Tx) -> Deployment:
     """Reads the row."""
     row = await tx.fetchrow("SELECT node_namespace, secret, generation, state, bus FROM platform.deployment")

@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import signal
-import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, NoReturn, Self
-from urllib.parse import quote
 
+from shared.postgres_address import DATABASE, SOCKET_PORT, USER, free_port, make_socket_folder, url_of
 from shared.postgres_binaries import (
     Identity,
     Installation,
@@ -38,11 +34,10 @@ from shared.postgres_binaries import (
     usable_by,
 )
 from shared.postgres_errors import EmbeddedPostgresError, explain
+from shared.postmaster_file import PostmasterFile
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "running_url"]
 
-USER = "dripline"
-DATABASE = "dripline"
 SETTINGS: Mapping[str, str] = {
     "max_connections": "200",
     "max_locks_per_transaction": "1024",  # a claim takes an advisory lock for each node of each person in it
@@ -62,7 +57,6 @@ SETTINGS: Mapping[str, str] = {
     "log_checkpoints": "off",
     "autovacuum_naptime": "15s",
 }
-LONGEST_SOCKET_PATH = 103  # macOS; Linux allows 107
 SPACE_TO_BEGIN = 200 << 20  # bytes: a new cluster takes 40 MB and its first WAL segments 100
 SPACE_TO_GO_ON = 32 << 20  # bytes: two WAL segments; with less the server would start and end in a PANIC
 LOCK_LIMIT = 1.0  # seconds that a predecessor which is being killed may take to let the folder go
@@ -111,10 +105,10 @@ class EmbeddedPostgres:
     def url(self) -> str:
         """`postgresql://…`, as asyncpg takes it; for a socket with `?host=FOLDER&port=5432`."""
         if self._port is not None:
-            return _url("", self._port)
+            return url_of("", self._port)
         if self._socket_dir is None:
             raise EmbeddedPostgresError("The embedded PostgreSQL has no address before it is started.")
-        return _url(str(self._socket_dir), 5432)
+        return url_of(str(self._socket_dir), SOCKET_PORT)
 
     @property
     def pid(self) -> int | None:
@@ -285,9 +279,9 @@ class EmbeddedPostgres:
             if not any(text in output for text in _STILL_RUNNING):
                 self._fail_because(output)
             if time.monotonic() > deadline:
-                holder = _first_line(self.cluster / "postmaster.pid")
+                holder = PostmasterFile.of(self.cluster)
                 raise EmbeddedPostgresError(
-                    f"A PostgreSQL server (process {holder}) still runs on {self.data_dir}: end it, or choose another "
+                    f"A PostgreSQL server (process {holder.process}) still runs on {self.data_dir}: end it, or choose another "
                     "folder with --data."
                 )
             time.sleep(0.2)
@@ -297,7 +291,7 @@ class EmbeddedPostgres:
         settings = {**self._settings, **self._address()}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = self._command("postgres", "-D", self._name_for_server(self.cluster), *options)
-        before = _read(self.cluster / "postmaster.pid")
+        before = PostmasterFile.of(self.cluster)  # perhaps that of a server that was killed
         with _opened_log(self.log_file) as log:
             begin = log.tell()
             self._child = subprocess.Popen(
@@ -329,41 +323,18 @@ class EmbeddedPostgres:
     def _child_has_ended(self) -> bool:
         return self._child is None or self._child.poll() is not None
 
-    def _is_ready(self, before: str) -> bool:
-        """The server writes its state into the eighth line of its lock file; a stale file is the one of `before`."""
-        now = _read(self.cluster / "postmaster.pid")
-        lines = now.splitlines()
-        return now != before and len(lines) > 7 and lines[7].strip() == "ready"
+    def _is_ready(self, before: PostmasterFile) -> bool:
+        now = PostmasterFile.of(self.cluster)
+        return now.is_ready and now != before
 
     # ── the address ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _address(self) -> dict[str, str]:
         if self._asked_port is not None:
-            self._port = self._port or _free_port()  # the same again after `kill`
+            self._port = self._port or free_port()  # the same again after `kill`
             return {"listen_addresses": "127.0.0.1", "port": str(self._port), "unix_socket_directories": ""}
-        self._socket_dir = self._make_socket_dir()
-        return {"listen_addresses": "", "port": "5432", "unix_socket_directories": str(self._socket_dir)}
-
-    def _make_socket_dir(self) -> Path:
-        """A folder of mode 0700 below the data folder; below /tmp if the path is too long or closed to the server."""
-        folder = self.data_dir / "run"
-        if len(str(folder / ".s.PGSQL.5432")) > LONGEST_SOCKET_PATH or not reachable(self.data_dir, self._identity):
-            digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
-            folder = Path(tempfile.gettempdir()) / f"dripline-{digest}"  # the same at the next start: none is left over
-            if len(str(folder / ".s.PGSQL.5432")) > LONGEST_SOCKET_PATH or not reachable(folder.parent, self._identity):
-                folder = Path("/tmp") / folder.name
-        owner = self._identity.uid if self._identity else os.geteuid()
-        try:
-            folder.mkdir(mode=0o700)
-            if self._identity:
-                os.chown(folder, self._identity.uid, self._identity.gid)
-        except FileExistsError:
-            status = folder.lstat()
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner or status.st_mode & 0o077:
-                raise EmbeddedPostgresError(
-                    f"The folder {folder} should hold PostgreSQL's socket and belongs to somebody else: remove it."
-                ) from None
-        return folder
+        folder = self._socket_dir = make_socket_folder(self.data_dir, self._identity)
+        return {"listen_addresses": "", "port": str(SOCKET_PORT), "unix_socket_directories": str(folder)}
 
     # ── what went wrong ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -378,26 +349,8 @@ class EmbeddedPostgres:
 
 def running_url(data_dir: Path) -> str | None:
     """The address of the embedded server that another process of ours runs on `data_dir`; None if there is none."""
-    lines = _read(Path(data_dir).absolute() / "postgres" / "postmaster.pid").splitlines()
-    if len(lines) < 8 or lines[7].strip() != "ready" or not _lives(int(lines[0])):
-        return None
-    return _url(lines[4], int(lines[3]))
-
-
-def _url(socket_dir: str, port: int) -> str:
-    if socket_dir:
-        return f"postgresql://{USER}@/{DATABASE}?host={quote(socket_dir, safe='/')}&port={port}"
-    return f"postgresql://{USER}@127.0.0.1:{port}/{DATABASE}"
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    server = PostmasterFile.of(Path(data_dir).absolute() / "postgres")
+    return url_of(server.socket_folder, server.port) if server.is_ready and server.lives else None
 
 
 def _environment() -> dict[str, str]:
@@ -414,13 +367,6 @@ def _opened_log(path: Path) -> IO[bytes]:
     return log
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
 def _read_from(path: Path, position: int) -> str:
     with open(path, errors="replace") as file:
         file.seek(position)
@@ -435,16 +381,6 @@ def _locked(file: IO[str] | None) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _first_line(path: Path) -> str:
-    return (_read(path).splitlines() or ["unknown"])[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until(condition: Callable[[], bool], limit: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -33,8 +34,8 @@ async def handle(tx: Tx, batch: Batch) -> Applied:
     if written and (gap := await read_gap(tx)) is not None and not gap.held:
         await reconcile(tx, gap, sorted(written), batch.now)
     runs = await add_outcomes(tx, outcomes) if outcomes else set()
-    if erased := {node for record in records if isinstance(record, Erased) for node in record.nodes}:
-        await forget_people(tx, sorted(erased), batch.now)
+    if erased := _erased(r for r in records if isinstance(r, Erased)):
+        await forget_people(tx, erased, batch.now)
     repeated = sum(1 for r in intents if r.message not in written) + sum(1 for r in outcomes if r.run not in runs)
     return Applied(applied=len(records) - repeated, repeated=repeated, wake={DISPATCH_DUE} if written else set())
 
@@ -46,6 +47,12 @@ def _decode(value: bytes) -> MessageRecord:
         raise Permanent(f"it is no record of the bus topic messages: {problem}") from problem
     except msgspec.DecodeError as problem:
         raise Permanent(f"it is not JSON: {problem}") from problem
+
+
+def _erased(records: Iterable[Erased]) -> dict[UUID, datetime]:
+    """By node the last moment at which it was erased."""
+    in_order = sorted(records, key=lambda record: record.at)
+    return {node: record.at for record in in_order for node in record.nodes}
 
 
 def _highest(records: Iterable[Versioned], of: Callable[[Versioned], UUID]) -> list[Versioned]:

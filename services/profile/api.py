@@ -52,8 +52,13 @@ class Unmerge(_Body):
 def router(context: Context) -> APIRouter:
     """The routes over this context."""
     routes = APIRouter(tags=["profiles"])
-    hand = ByHand(context)
+    _people(routes, context)
+    _rows(routes, context)
+    _by_hand(routes, context, ByHand(context))
+    return routes
 
+
+def _people(routes: APIRouter, context: Context) -> None:
     @routes.get("/v1/profiles")
     async def find(
         _: Reader,
@@ -83,6 +88,10 @@ def router(context: Context) -> APIRouter:
         async with context.database.transaction(isolation="repeatable_read") as tx:
             return _answer(await _profile(tx, profile))
 
+
+def _rows(routes: APIRouter, context: Context) -> None:
+    """What is stored about a person, row by row."""
+
     @routes.get("/v1/profiles/{profile}/events")
     async def events(profile: UUID, _: Reader, limit: Limit = 50, cursor: str | None = None) -> Response:
         """The timeline, newest first."""
@@ -100,20 +109,6 @@ def router(context: Context) -> APIRouter:
             ledger = [_trusted(row) for row in await looking.ledger(tx, facts.nodes)]
             return _answer({"items": msgspec.to_builtins(facts.consents), "ledger": ledger, "next": None})
 
-    @routes.post("/v1/profiles/merge")
-    async def merge(body: Merge, principal: Marketer) -> Response:
-        """Makes two profiles one, also where two user ids would keep them apart."""
-        stays = await hand.merge(body.profiles[0], body.profiles[1], principal)
-        async with context.database.transaction(isolation="repeatable_read") as tx:
-            return _answer(await _profile(tx, stays))
-
-    @routes.post("/v1/profiles/{profile}/unmerge")
-    async def unmerge(profile: UUID, body: Unmerge, principal: Marketer) -> Response:
-        """Parts these nodes from the profile for good; answers with both people."""
-        people = await hand.unmerge(profile, body.nodes, principal)
-        async with context.database.transaction(isolation="repeatable_read") as tx:
-            return _answer({"items": [await _profile(tx, person) for person, _ in people], "next": None})
-
     @routes.get("/v1/profiles/{profile}/export")
     async def export(profile: UUID, _: Admin) -> Response:
         """Everything that is stored about a person."""
@@ -128,12 +123,26 @@ def router(context: Context) -> APIRouter:
             ]
             return _answer(document)
 
+
+def _by_hand(routes: APIRouter, context: Context, hand: ByHand) -> None:
+    @routes.post("/v1/profiles/merge")
+    async def merge(body: Merge, principal: Marketer) -> Response:
+        """Makes two profiles one, also where two user ids would keep them apart."""
+        stays = await hand.merge(body.profiles[0], body.profiles[1], principal)
+        async with context.database.transaction(isolation="repeatable_read") as tx:
+            return _answer(await _profile(tx, stays))
+
+    @routes.post("/v1/profiles/{profile}/unmerge")
+    async def unmerge(profile: UUID, body: Unmerge, principal: Marketer) -> Response:
+        """Parts these nodes from the profile for good; answers with both people."""
+        people = await hand.unmerge(profile, body.nodes, principal)
+        async with context.database.transaction(isolation="repeatable_read") as tx:
+            return _answer({"items": [await _profile(tx, person) for person, _ in people], "next": None})
+
     @routes.post("/v1/profiles/{profile}/erase")
     async def erase(profile: UUID, principal: Admin) -> Response:
         """Erases a person. What occurred before is dropped when it arrives; what comes later starts a new person."""
         return _answer({"erased_events": await hand.erase(profile, principal)})
-
-    return routes
 
 
 async def _found(context: Context, tx: Tx, asked: list[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from services.profile.identity import Link, Pair, rank_of
 from services.profile.ids import new_id
 from services.profile.intake import Incoming
 from services.profile.knowledge import Knowledge, needed_rows
-from services.profile.people import KnownNode, Person, Placed, World
+from services.profile.people import KnownNode, Person, Placed
 from services.profile.person_facts import PersonFacts
+from services.profile.placing import World
 from services.profile.store import locking, reading, writing
 from services.profile.wire import change_records, event_record
 from shared.bus.base import Outgoing

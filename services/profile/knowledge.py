@@ -1,6 +1,6 @@
 """What is known of the people of a batch after each event. Pure.
 
-Who they are is decided already (`people.World`); here each event's rows change the facts of those it concerns, in order. A
+Who they are is decided already (`placing.World`); here each event's rows change the facts of those it concerns, in order. A
 person's state is taken as it is kept and changed by one row at a time; it is folded anew from rows only where people were
 regrouped, and a cart where an operation came late.
 """

@@ -12,8 +12,9 @@ from uuid import UUID
 from services.profile.applying import MOST_ATTEMPTS, StillGrowing, write_world
 from services.profile.books import ConsentBook, OrderBook
 from services.profile.knowledge import Knowledge, sources_of
-from services.profile.people import Person, Regrouping, World
+from services.profile.people import Person, Regrouping
 from services.profile.person_facts import PersonFacts
+from services.profile.placing import World
 from services.profile.store import locking, reading, writing
 from services.profile.wire import change_records
 from shared.bus.base import Outgoing

@@ -7,7 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from services.triggers import claims, engine, loading
-from services.triggers.deciding import Changes, Decision, Whose
+from services.triggers.changes import Changes, Decision
+from services.triggers.material import Whose
 from services.triggers.metrics import ASIDE_SETTLED, count
 from services.triggers.queue import ItemKind
 from services.triggers.steps.base import World

@@ -15,7 +15,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from services.triggers.deciding import Changes, Decision, Key, Material, Person, timer_changes
+from services.triggers.changes import Changes, Decision, timer_changes
+from services.triggers.deciding import Person
+from services.triggers.material import Key, Material
 from services.triggers.queue import Item, ItemKind, idle_item
 from services.triggers.run import Known, Run
 from services.triggers.steps.base import Happened, Version

@@ -13,7 +13,8 @@ from datetime import datetime
 from uuid import UUID
 
 from services.triggers import loading
-from services.triggers.deciding import Changes, Decision, Person, timer_changes
+from services.triggers.changes import Changes, Decision, timer_changes
+from services.triggers.deciding import Person
 from services.triggers.effects import outgoing
 from services.triggers.loading import Group
 from services.triggers.metrics import count

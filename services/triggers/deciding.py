@@ -8,87 +8,22 @@ at some moment, so that merges and splits fall into the one order too.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from services.triggers import engine, idle
-from services.triggers.effects import CONTACT_PURGED, summary_of
-from services.triggers.queue import Item, ItemKind, goal_item_id, happened_of, step_item_id, timers_of
-from services.triggers.run import Decided, Effect, Known, Refused, Run
-from services.triggers.steps.base import Happened, Version, World
-from services.triggers.versions import Rules, concerns
-from shared.events import Event, Outcome
+from services.triggers.changes import Changes, Decision
+from services.triggers.effects import CONTACT_PURGED
+from services.triggers.material import Material, Whose
+from services.triggers.queue import Item, ItemKind, happened_of, timers_of
+from services.triggers.run import Decided, Known, Refused, Run
+from services.triggers.steps.base import Happened, Version
+from services.triggers.versions import concerns
+from shared.events import Event
 from shared.facts.model import Facts
-
-Moment = tuple[UUID, datetime]
-Key = tuple[UUID, UUID]  # of an item: node and id
-
-
-@dataclass(frozen=True)
-class Whose:
-    """Whose a node was at a moment."""
-
-    profile: UUID
-    nodes: tuple[UUID, ...]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A decision with everything that is stored of it."""
-
-    at: datetime
-    version: Version
-    before: int
-    decided: Decided | None
-    whose: Whose
-    cause: dict[str, Any]
-    node: UUID
-    what: str
-    why: str
-    seen: list[dict[str, Any]]
-
-    @property
-    def effects(self) -> list[Effect]:
-        return self.decided.effects if self.decided else []
-
-    @property
-    def summary(self) -> list[dict[str, Any]]:
-        """The effects as they are stored and compared."""
-        return [summary_of(effect) for effect in self.effects]
-
-
-@dataclass
-class Material:
-    """What was loaded for a batch of people."""
-
-    rules: Rules
-    world: World
-    whose: Mapping[Moment, Whose]
-    facts: Mapping[Moment, Facts]
-    # by idle item (node, id): its rule's entry and stop events, with the moment at which they count
-    happened: Mapping[Key, Sequence[Happened]]
-
-
-@dataclass
-class Changes:
-    """What a batch of decisions wants written."""
-
-    decisions: list[Decision] = field(default_factory=list)
-    # by run: the run as it is now, and the number it was read with (0: new)
-    runs: dict[UUID, tuple[Run, int]] = field(default_factory=dict)
-    handled: list[tuple[UUID, UUID]] = field(default_factory=list)
-    moved: list[Item] = field(default_factory=list)
-    held: list[tuple[UUID, UUID]] = field(default_factory=list)
-    # subject and the person's nodes, where an address is to be forgotten
-    purged: list[tuple[str, tuple[UUID, ...]]] = field(default_factory=list)
-
-    @property
-    def revenue(self) -> dict[UUID, str]:
-        effects = (effect for decision in self.decisions for effect in decision.effects)
-        return {effect.run: str(effect.revenue) for effect in effects if isinstance(effect, Outcome)}
 
 
 class Person:
@@ -294,20 +229,13 @@ class Person:
                 last = answer.last
                 asking = engine.Asking(version=version, at=item.due, origin=last.node, key=str(last.id), event=last)
                 armed = self._enter(asking, facts, whose, {"kind": "idle", "event": str(last.id), "name": last.name})
-        if (due := idle.rearmed(version.document, item.due, happened)) is not None:
-            return armed + self._move(item, due)
-        self._changes.handled.append((item.node, item.id))
-        return armed
+        return armed + self._rearm(item, happened)
 
     def _rearm(self, item: Item, happened: Sequence[Happened]) -> list[Item]:
-        """The rule was not active, or had no idle time, at T: the first match since then by a version in force arms anew."""
-        for one in happened:
-            event = one.event
-            version = self._rules.active(item.rule, event.learned_at) if item.rule else None
-            if version is None or event.learned_at <= item.due or version.document.enter.idle is None:
-                continue
-            if version.document.enter.matches(event):
-                return self._move(item, event.learned_at + version.document.enter.idle)
+        """The timer fired or ended: the first match since then arms it anew."""
+        due = idle.rearmed(item.due, happened, partial(self._rules.entered_by, item.rule))
+        if due is not None:
+            return self._move(item, due)
         self._changes.handled.append((item.node, item.id))
         return []
 
@@ -333,15 +261,13 @@ class Person:
         found = engine.enter(asking, known, facts, self._material.world)
         if isinstance(found, Refused):
             if found.code == "failed":
-                self._note(
-                    asking.version, asking.at, 0, None, whose, cause, asking.origin, "failed", found.why, found.seen
-                )
+                self._note(asking.version, asking.at, 0, found, whose, cause, asking.origin)
             return []
         run = found.run
         self._changes.runs[run.id] = (run, 0)
         self._runs[run.id], self._known[run.id] = run, Known.of(run)
         cause = {**cause, "hops": asking.hops} if asking.hops else cause
-        self._note(asking.version, asking.at, 0, found, whose, cause, run.origin, found.what, found.why, found.seen)
+        self._note(asking.version, asking.at, 0, found, whose, cause, run.origin)
         return timers_of(run)
 
     def _advance(
@@ -372,7 +298,7 @@ class Person:
         self._changes.runs[run.id] = (found.run, first)
         self._runs[run.id], self._known[run.id] = found.run, Known.of(found.run)
         cause = {**cause, "paused": True} if paused else cause
-        self._note(version, at, run.number, found, whose, cause, run.origin, found.what, found.why, found.seen)
+        self._note(version, at, run.number, found, whose, cause, run.origin)
         before = {(timer.id, timer.due) for timer in timers_of(run)}
         armed = [timer for timer in timers_of(found.run) if (timer.id, timer.due) not in before]
         if any(isinstance(effect, Event) and effect.name == CONTACT_PURGED for effect in found.effects):
@@ -395,14 +321,13 @@ class Person:
         version: Version,
         at: datetime,
         before: int,
-        decided: Decided | None,
+        found: Decided | Refused,
         whose: Whose,
         cause: dict[str, Any],
         node: UUID,
-        what: str,
-        why: str,
-        seen: list[dict[str, Any]],
     ) -> None:
+        """Keeps a decision; of a refusal only that the rule failed. `before`: the version of the run until then."""
+        decided = found if isinstance(found, Decided) else None
         self._changes.decisions.append(
             Decision(
                 at=at,
@@ -412,22 +337,8 @@ class Person:
                 whose=whose,
                 cause=cause,
                 node=node,
-                what=what,
-                why=why,
-                seen=seen,
+                what=decided.what if decided else "failed",
+                why=found.why,
+                seen=found.seen,
             )
         )
-
-
-def timer_changes(changes: Changes) -> tuple[list[Item], list[tuple[UUID, UUID]]]:
-    """The rows of timers that the changed runs ask for, and those that go: a run's timers follow its state."""
-    put: list[Item] = list(changes.moved)
-    gone = list(changes.handled)
-    held = set(changes.held)
-    for run, before in changes.runs.values():
-        wanted = timers_of(run)
-        put += [item for item in wanted if (item.node, item.id) not in held]
-        if before:
-            kept = {item.id for item in wanted}
-            gone += [(run.origin, id) for id in (step_item_id(run.id), goal_item_id(run.id)) if id not in kept]
-    return put, gone

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from services.triggers import holdout
+from services.triggers import holdout, wording
 from services.triggers.addresses import addressed_by
 from services.triggers.guards import about_the_address, stops
 from services.triggers.run import Decided, Known, Refused, Run, Snapshot
@@ -82,7 +82,7 @@ def enter(asking: Asking, known: Sequence[Known], facts: Facts, world: World) ->
     try:
         return _enter(asking, known, facts, world)
     except Exception as error:  # whatever the rule made of these facts: it must not hold up the others
-        return Refused(code="failed", why=_failure(error))
+        return Refused(code="failed", why=wording.failure(error))
 
 
 def _enter(asking: Asking, known: Sequence[Known], facts: Facts, world: World) -> Decided | Refused:
@@ -106,7 +106,7 @@ def _enter(asking: Asking, known: Sequence[Known], facts: Facts, world: World) -
     here = Here(run, version, asking.at, facts, world)
     if rule.enter.condition is not None and not here.holds(rule.enter.condition):
         return Refused(
-            code="condition", why=f"the condition of the entry was not met: {_unmet(here.seen)}", seen=here.seen
+            code="condition", why=f"the condition of the entry was not met: {wording.unmet(here.seen)}", seen=here.seen
         )
     if why := _stop_condition(here):
         return Refused(code="stopped", why=f"stopped before entry: {why}", seen=here.seen)
@@ -178,7 +178,7 @@ def _fail(here: Here, stimulus: Stimulus, error: Exception) -> bool:
     if isinstance(stimulus, WindowClosed):
         here.run.closed_at = here.now  # its outcome cannot be told; the run must not stay open for ever
     if here.run.live:
-        _end(here, "failed", _failure(error))
+        _end(here, "failed", wording.failure(error))
     return True
 
 
@@ -209,22 +209,24 @@ def _forbidden(asking: Asking, run: Run, known: Sequence[Known]) -> Refused | No
     if before and rule.again.after is not None:
         last = max(one.ended_at for one in before if one.ended_at is not None)
         if last + rule.again.after > asking.at:
-            return Refused(code="again", why=f"the last run ended at {_clock(last)}; the rule says again: {rule.again}")
+            return Refused(
+                code="again", why=f"the last run ended at {wording.clock(last)}; the rule says again: {rule.again}"
+            )
     if asking.hops >= MAX_HOPS:
         return Refused(
             code="hops", why=f"the event is the product's own, {asking.hops} hops away from an event of the shop"
         )
     if asking.event is not None and (age := asking.at - asking.event.occurred_at) > rule.max_age:
         return Refused(
-            code="too_old", why=f"the event was {_span(age)} old; the rule's max_age is {format_duration(rule.max_age)}"
+            code="too_old",
+            why=f"the event was {wording.span(age)} old; the rule's max_age is {format_duration(rule.max_age)}",
         )
     return None
 
 
 def _entered(asking: Asking, run: Run) -> str:
-    event = asking.event
-    by = f"by {event.name} of {_clock(event.occurred_at)}" if event else f"by the schedule of {_clock(asking.at)}"
-    return f"entered {by}" + (", held out" if run.ghost else "")
+    by, at = (asking.event.name, asking.event.occurred_at) if asking.event else ("the schedule", asking.at)
+    return f"entered by {by} of {wording.clock(at)}" + (", held out" if run.ghost else "")
 
 
 # ── hearing of events ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,9 +238,9 @@ def _hear(here: Here, happened: Happened) -> bool:
     if _reaches_goal(here, happened):
         run.goal_at, concerned = happened.moment, True
         if run.live:
-            _end(here, "goal", f"goal reached: {event.name} at {_clock(happened.moment)}")
+            _end(here, "goal", f"goal reached: {event.name} at {wording.clock(happened.moment)}")
     if run.live and happened.moment > run.entered_at and stops(here.rule, run, event):
-        _end(here, "stopped", f"stopped by {event.name} at {_clock(happened.moment)}")
+        _end(here, "stopped", f"stopped by {event.name} at {wording.clock(happened.moment)}")
         concerned = True
     if run.live and (why := _stop_condition(here)):
         _end(here, "stopped", why)
@@ -371,7 +373,7 @@ def _revenue(run: Run, facts: Facts) -> Decimal:
     )
 
 
-# ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── for the record ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def _what(stimulus: Stimulus, before: Run, after: Run) -> str:
     if isinstance(stimulus, Removed):
         return stimulus.how
@@ -388,27 +390,3 @@ def _why(stimulus: Stimulus, here: Here) -> str:
     if isinstance(stimulus, Moved):
         return f"goes on by version {here.version.number} at the step {here.run.path[-1]}" if here.run.path else ""
     return ""
-
-
-def _failure(error: Exception) -> str:
-    return f"the rule failed: {type(error).__name__}: {error}"[:500]
-
-
-def _unmet(seen: list[dict[str, object]]) -> str:
-    """The leaves that did not hold, with what they saw."""
-    parts = [f"{_words(one['condition'])} (it was {_words(one['looked_at'])})" for one in seen if not one.get("holds")]
-    return "; ".join(parts[:3]) or "a part under `not` holds"
-
-
-def _words(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_words(item)}" for key, item in value.items()) or "nothing"
-    return str(value)
-
-
-def _clock(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _span(duration: timedelta) -> str:
-    return format_duration(timedelta(seconds=int(duration.total_seconds())))

@@ -6,16 +6,18 @@ queue here: it is decided when the watermark has reached it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
 
 from services.triggers import claims, loading
-from services.triggers.deciding import Changes, Person, Whose
+from services.triggers.changes import Changes
+from services.triggers.deciding import Person
 from services.triggers.effects import erased as erased_record
 from services.triggers.loading import Group
+from services.triggers.material import Whose
 from services.triggers.metrics import count
 from services.triggers.queue import Item, ItemKind, event_item, fact_of, idle_item
 from services.triggers.steps.base import World
@@ -45,34 +47,37 @@ class Handler:
         erased = [record for record in records if isinstance(record, ProfileErased)]
         # Who looks into the journal before an erasure is in it commits before that erasure is carried out here.
         await people.lock_erasures(tx, carrying_out=bool(erased))
-        live = await self._not_erased(tx, told)
+        gone = await self._erased_before(tx, told)
+        live = [record for record in told if not _is_before(gone, record)]
+        at_once = [record for record in live if concerns(rules.names["transactional"], record.event.name)]
+        # Who came back is somebody new: should their erasure still be on its way, it is carried out before they are looked at.
+        forgotten = {node: record.learned_at for record in erased for node in record.nodes}
+        forgotten |= {node: gone[node] for record in at_once for node in record.nodes if node in gone}
         # Locks of people come before locks of rows, here as in a claim, or the two could wait for each other.
-        if erased:
-            await people.lock_nodes(tx, _all_nodes([*erased, *live]))
-        changes = await self._decide(
-            tx, [r for r in live if concerns(rules.names["transactional"], r.event.name)], rules
-        )
-        items = [*_events(live, rules), *_idle_timers(live, rules), *_merges(records)]
+        if forgotten:
+            await people.lock_nodes(tx, _all_nodes(forgotten, live))
+        armed = await self._forget(tx, forgotten, rules)
+        changes = await self._decide(tx, at_once, rules)
+        items = [*_events(live, rules), *_idle_timers(live, rules), *_merges(records), *armed]
         await claims.write(tx, changes, batch.now)
         await queue.put_items(tx, items)
         count(changes)
-        if erased:  # last: what this very batch put in about them goes, too
-            await people.forget_people(tx, [(record.nodes, record.learned_at) for record in erased])
         publish = [*claims.records(changes), *map(erased_record, erased)]
         woken = {wake.TRIGGERS_DUE} if items else set()
         return Applied(publish=publish, wake=woken, erased=len(told) - len(live))
 
-    async def _not_erased(self, tx: Tx, records: list[ProfileEvent]) -> list[ProfileEvent]:
-        """Drops what profile published before somebody it names was erased: shards are not in order, so it may come after
-        the erasure, and would bring back what was forgotten."""
-        gone = await erased_nodes(tx, self._secret, {node for record in records for node in _named(record)})
-        if not gone:
-            return records
-        return [
-            record
-            for record in records
-            if not any(node in gone and record.learned_at <= gone[node] for node in _named(record))
-        ]
+    async def _erased_before(self, tx: Tx, records: Sequence[ProfileEvent]) -> dict[UUID, datetime]:
+        """The nodes of these people that were erased, and when."""
+        return await erased_nodes(
+            tx, self._secret, {node for record in records for node in (*record.nodes, *_named(record))}
+        )
+
+    async def _forget(self, tx: Tx, erased: Mapping[UUID, datetime], rules: Rules) -> list[Item]:
+        """Carries out erasures; returns the idle timers of who came back since."""
+        if not erased:
+            return []
+        ended = await people.forget_people(tx, erased)
+        return await loading.armed_anew(tx, ended, rules)
 
     async def _decide(self, tx: Tx, records: Sequence[ProfileEvent], rules: Rules) -> Changes:
         """What transactional rules make of the records, at once and under the locks of their people."""
@@ -107,15 +112,21 @@ def _groups(records: Sequence[ProfileEvent]) -> list[Group]:
     return groups
 
 
+def _is_before(erased: Mapping[UUID, datetime], record: ProfileEvent) -> bool:
+    """Whether profile published it before somebody it names was erased: shards are not in order, so it may come after the
+    erasure, and would bring back what was forgotten."""
+    return any(node in erased and record.learned_at <= erased[node] for node in _named(record))
+
+
 def _named(record: ProfileEvent) -> set[UUID]:
     """The nodes that the event itself names. Others of the person's may be erased and the event still be somebody's: they
     had been split before."""
     return {record.event.origin, *(one.node for one in record.event.ids)}
 
 
-def _all_nodes(records: Sequence[ProfileEvent | ProfileErased]) -> list[UUID]:
-    own = {record.event.origin for record in records if isinstance(record, ProfileEvent)}
-    return sorted(own.union(*(record.nodes for record in records)))
+def _all_nodes(erased: Iterable[UUID], records: Sequence[ProfileEvent]) -> list[UUID]:
+    own = {record.event.origin for record in records}
+    return sorted(own.union(erased, *(record.nodes for record in records)))
 
 
 def _events(records: Sequence[ProfileEvent], rules: Rules) -> list[Item]:

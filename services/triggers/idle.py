@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from services.triggers import wording
 from services.triggers.rule import Rule
 from services.triggers.steps.base import Happened
 from shared.conditions import match_holds
@@ -35,8 +36,9 @@ class StoppedBefore:
 
     @property
     def why(self) -> str:
+        """For a marketer."""
         order = f" (order {self.by.event.order_key})" if self.by.event.order_key else ""
-        return f"stopped before entry: {self.by.event.name}{order} at {self.by.moment:%Y-%m-%d %H:%M:%S} UTC"
+        return f"stopped before entry: {self.by.event.name}{order} at {wording.clock(self.by.moment)}"
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,17 @@ def ask(rule: Rule, at: datetime, happened: Sequence[Happened]) -> Answer:
     return Quiet(last)
 
 
-def rearmed(rule: Rule, at: datetime, happened: Sequence[Happened]) -> datetime | None:
-    """When the timer is due again after it fired or ended at T = `at`: counted from the first match learned after T."""
-    idle = rule.enter.idle
-    assert idle is not None
+def rearmed(at: datetime, happened: Sequence[Happened], in_force: Callable[[datetime], Rule | None]) -> datetime | None:
+    """When the timer is due again after it fired or ended at T = `at`: counted from the first match learned after T, which is
+    a match by the rule as it was in force when it was learned; None if there is none.
+
+    :param in_force: the rule by which people entered at a moment
+    """
     for one in happened:
-        if one.event.learned_at > at and rule.enter.matches(one.event):
-            return one.event.learned_at + idle
+        event = one.event
+        rule = in_force(event.learned_at) if event.learned_at > at else None
+        if rule is not None and rule.enter.idle is not None and rule.enter.matches(event):
+            return event.learned_at + rule.enter.idle
     return None
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
+import msgspec
+
 from services.triggers import idle
-from services.triggers.deciding import Key, Material, Moment, Whose
+from services.triggers.material import Key, Material, Moment, Whose
 from services.triggers.queue import ORDER_COMPLETED, Item, ItemKind, happened_of
 from services.triggers.run import Known, Run
 from services.triggers.steps.base import Happened, Version, World
@@ -153,8 +156,8 @@ def _all_of(versions: Iterable[Version]) -> Needs:
 async def idle_events(
     tx: Tx, items: Sequence[Item], rules: Rules, whose: Mapping[Moment, Whose]
 ) -> dict[Key, Sequence[Happened]]:
-    """By idle item (node, id) the person's events of the rule's entry and stop, from before the last match could lie; of a
-    rule that had no idle time then, the later matches of any version."""
+    """By idle item (node, id) the person's events of the rule's entry and stop, from before the last match could lie, and
+    those that may match by a version that came in force since: they arm the timer anew."""
     asked = [(item, names) for item in items if (names := _idle_names(rules, item))]
     if not asked:
         return {}
@@ -178,13 +181,32 @@ async def idle_events(
     }
 
 
+async def armed_anew(tx: Tx, ended: Sequence[tuple[Item, datetime]], rules: Rules) -> list[Item]:
+    """Idle timers that ended at a moment before they were due, as the first match of their node since then arms them."""
+    waiting = [(item, at, names) for item, at in ended if (names := _names_since(rules, item.rule, at))]
+    if not waiting:
+        return []
+    asked = [cdp.EventsQuestion(nodes=[item.node], names=names, learned_after=at) for item, at, names in waiting]
+    armed = []
+    for (item, at, _), events in zip(waiting, await cdp.events_of(tx, asked), strict=True):
+        happened = [Happened(event=event, moment=event.learned_at) for event in events]
+        if (due := idle.rearmed(at, happened, partial(rules.entered_by, item.rule))) is not None:
+            armed.append(msgspec.structs.replace(item, due=due))
+    return armed
+
+
 def _idle_names(rules: Rules, item: Item) -> frozenset[str]:
     """The events that an idle timer asks for."""
-    version = rules.active(item.rule, item.due) if item.rule else None
-    if version is not None and version.document.enter.idle is not None:
-        return version.document.enter.names | {match.event for match in version.document.stop_matches}
-    waiting = (one.document.enter for one in rules.ever_active if one.rule == item.rule)
-    return frozenset(name for entry in waiting if entry.idle is not None for name in entry.names)
+    return _names_since(rules, item.rule, item.due)
+
+
+def _names_since(rules: Rules, rule: UUID | None, moment: datetime) -> frozenset[str]:
+    """The entry and stop events of a rule's versions in force at a moment or since, as far as they wait for an idle time."""
+    if rule is None:
+        return frozenset()
+    waiting = [one.document for one in rules.active_since(rule, moment) if one.document.enter.idle is not None]
+    entering = {name for document in waiting for name in document.enter.names}
+    return frozenset(entering | {match.event for document in waiting for match in document.stop_matches})
 
 
 def _longest_idle(rules: Rules, item: Item) -> timedelta:

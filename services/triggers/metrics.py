@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from shared import metrics
 
 if TYPE_CHECKING:
-    from services.triggers.deciding import Changes
+    from services.triggers.changes import Changes
 
 DECISIONS = metrics.TRIGGERS_DECISIONS
 FAILED = metrics.TRIGGERS_FAILED

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal
 from uuid import UUID
 
-from services.triggers.rule import ALL_EVENTS
+from services.triggers.rule import ALL_EVENTS, Rule
 from services.triggers.steps.base import Version, World
 from shared.holidays import NO_HOLIDAYS, Holidays
 
@@ -68,6 +68,19 @@ class Rules:
         if change is None or change.state != "active":
             return None
         return self._versions.get((rule, change.version))
+
+    def entered_by(self, rule: UUID | None, moment: datetime) -> Rule | None:
+        """The document by which people enter at a moment."""
+        version = self.active(rule, moment) if rule is not None else None
+        return version.document if version is not None else None
+
+    def active_since(self, rule: UUID, moment: datetime) -> list[Version]:
+        """The versions by which people enter at a moment or at any later one."""
+        now = self.at(rule, moment)
+        first = now.number if now is not None else 0
+        changes = (c for c in self._changes.get(rule, ()) if c.number >= first and c.state == "active")
+        numbers = sorted({change.version for change in changes})
+        return [self._versions[rule, number] for number in numbers if (rule, number) in self._versions]
 
     def unreadable(self, rule: UUID, moment: datetime) -> bool:
         """Whether the rule is active at a moment by a version whose document this program cannot read: another one may."""
@@ -131,4 +144,5 @@ class Rules:
 
 
 def concerns(names: frozenset[str], event: str) -> bool:
+    """Whether an event of this name is among `names`, of which `*` is all."""
     return event in names or ALL_EVENTS in names

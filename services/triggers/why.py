@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from services.triggers import engine, idle, loading
+from services.triggers import engine, idle, loading, wording
 from services.triggers.entries.schedule import ScheduleEntry
 from services.triggers.run import Known, Refused
 from services.triggers.steps.base import Happened, Version, World
@@ -92,7 +92,7 @@ class _Asker:
         last = matching[-1]
         due = last.learned_at + self._entry.idle
         if due > self._question.at:
-            why = f"the last {last.name} was at {_clock(last.learned_at)}; the question is put at {_clock(due)}"
+            why = f"the last {last.name} was at {wording.clock(last.learned_at)}; the question is put at {wording.clock(due)}"
             return Answer(False, "waiting", why, due, event=last.id)
         if (before := self._before_the_rule(last.learned_at)) is not None:
             return before
@@ -112,7 +112,7 @@ class _Asker:
             due,
         )
         if found:
-            return Answer(True, "entered", f"the person did enter at {_clock(due)}", due, found[0][0])
+            return Answer(True, "entered", f"the person did enter at {wording.clock(due)}", due, found[0][0])
         return await self._ask(due, self._question.node, due.isoformat(), None)
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,20 +134,22 @@ class _Asker:
     def _nothing_matched(self, events: Sequence[EventFact]) -> Answer:
         names = " or ".join(sorted(self._entry.names))
         if not events:
-            return Answer(False, "no_event", f"no {names} of this person was known by {_clock(self._question.at)}")
+            return Answer(
+                False, "no_event", f"no {names} of this person was known by {wording.clock(self._question.at)}"
+            )
         last = events[-1]
         if last.history:
             why = f"the last {last.name} came from an import, and history starts nothing"
         elif last.order_key is not None and not last.first:
             why = f"the last {last.name} repeats an order that was known, or its source may not state money"
         else:
-            why = f"the last {last.name}, of {_clock(last.learned_at)}, does not meet `where`"
+            why = f"the last {last.name}, of {wording.clock(last.learned_at)}, does not meet `where`"
         return Answer(False, "no_match", why, last.learned_at, event=last.id)
 
     def _before_the_rule(self, moment: datetime) -> Answer | None:
         if self._rules.active(self._question.rule, moment) is not None:
             return None
-        why = f"the rule was not active yet, or paused, at {_clock(moment)}; activating it does not reach back"
+        why = f"the rule was not active yet, or paused, at {wording.clock(moment)}; activating it does not reach back"
         return Answer(False, "not_active", why, moment)
 
     async def _ask(self, at: datetime, origin: UUID, key: str, event: EventFact | None) -> Answer:
@@ -163,7 +165,7 @@ class _Asker:
         mine = [one for one in everything if one.rule == version.rule]
         for one in mine:
             if event is not None and one.entered_at == at and one.origin == origin:
-                return Answer(True, "entered", f"the person did enter at {_clock(at)}", at, one.id, event.id)
+                return Answer(True, "entered", f"the person did enter at {wording.clock(at)}", at, one.id, event.id)
         found = engine.enter(asking, [_as_of(one, at) for one in mine if one.entered_at < at], facts, self._world)
         event_id = event.id if event else None
         if isinstance(found, Refused):
@@ -188,7 +190,3 @@ def last_moment(entry: ScheduleEntry, at: datetime, world: World) -> datetime | 
         if found is not None:
             return found
     return None
-
-
-def _clock(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

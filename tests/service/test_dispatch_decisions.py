@@ -17,7 +17,7 @@ import pytest
 from services.dispatch.derive import choose_again
 from services.dispatch.service import Dispatch
 from shared.db import Database, Tx
-from shared.events import Guard
+from shared.events import Erased, Guard
 from tests.support.contexts import context_for
 from tests.support.dispatch import NOON, Stage, cancelled
 from tests.support.dispatch import stage as on_stage
@@ -189,6 +189,19 @@ class TestWhatTriggersSaid:
         await stage.handle(Outcome(run_version=3, **common))
         row = await stage.owner.fetchrow("SELECT * FROM dispatch.outcome")
         assert (row["run_version"], row["revenue"]) == (4, Decimal("9.90"))
+
+    async def test_an_erasure_reaches_what_was_decided_by_then_and_nothing_that_came_later(self, stage: Stage) -> None:
+        ada = await stage.customer("ada", "email")
+        before = stage.receipt(ada)
+        gone = Erased(id=uuid4(), profile=uuid4(), nodes=[ada.node], at=NOON + timedelta(seconds=1))
+        stage.clock.set(NOON + timedelta(seconds=2))
+        back = stage.receipt(ada)
+        await stage.handle(before, back)
+        await stage.handle(gone)
+        withheld = await stage.message(before.message)
+        assert (withheld["state"], withheld["reason_code"]) == ("withheld", "gone")
+        [sent] = await stage.deliver(back)
+        assert (sent["state"], sent["address"]) == ("sent", "ada@example.com")
 
 
 class TestAnOfferThatIsNotMadeToWhoeverBought:

@@ -100,6 +100,24 @@ async def test_a_timer_that_ends_while_its_rule_is_paused_counts_from_the_next_m
     assert letters(shop) == [("cart-reminder", "02 12:20")]
 
 
+async def test_a_timer_that_ends_before_an_edit_counts_from_the_next_match_by_the_version_in_force_then(
+    shop: Shop,
+) -> None:
+    await shop.adds(at())
+    await shop.buys(at(minutes=50))  # the timer's question of 11:00 will be answered with no
+    shop.clock.set(at(minutes=70))
+    entry = {"on": "Product Viewed", "idle": "2h"}
+    await shop.editor.edit("abandoned-cart", {**CART, "enter": entry}, MARKETER)
+    await shop.adds(at(minutes=75), product="p-2")  # no match any more
+    await shop.post(shop.event("Product Viewed", at(minutes=80)))  # while the timer still waits for the watermark
+    await shop.watermark(at(hours=1))
+    (timer,) = await shop.items(ItemKind.IDLE)
+    assert timer["due"] == at(hours=3, minutes=20)
+    await shop.watermark(at(hours=3, minutes=20))
+    assert letters(shop) == [("cart-reminder", "02 13:20")]
+    assert (await derive(shop.triggers.database, shop.world, at(), at(days=1))).differences == []
+
+
 async def test_matches_that_arrive_out_of_order_arm_the_earliest(shop: Shop) -> None:
     first, second = (
         shop.event("Product Added", at(minutes=minute), properties={"product_id": "p-1", "quantity": 1, "price": 1})

@@ -473,6 +473,43 @@ async def test_who_comes_back_after_an_erasure_enters_anew(shop: Shop) -> None:
     assert [run["ended_as"] for run in await shop.runs() if run["entered_at"] >= at(minutes=2)] == ["finished"] * 2
 
 
+async def overtaken(shop: Shop) -> None:
+    """Somebody is erased and comes back, and triggers hear of the return first."""
+    await shop.rule(name="later", enter={"on": "Product Viewed"}, again="always", steps=[{"wait": "1h"}, {"send": "x"}])
+    two_letters = [{"send": "receipt"}, {"wait": "1h"}, {"send": "shipped"}]
+    await shop.rule(name="at-once", kind="transactional", enter={"on": "Product Viewed"}, steps=two_letters)
+    await shop.rule(name="quiet", enter={"on": "Product Viewed", "idle": "1h"})
+    await shop.post(shop.event("Product Viewed", at(), "anna"))
+    await shop.watermark(at(seconds=30))
+    gone = await erasure(shop, "anna", at(minutes=1))
+    await shop.post(shop.event("Product Viewed", at(minutes=2), "anna"))
+    await shop.read([gone])
+
+
+async def test_who_comes_back_before_the_erasure_is_heard_of_enters_anew_too(shop: Shop) -> None:
+    await overtaken(shop)
+    await shop.watermark(at(hours=2))
+    runs = {(run["entered_at"], run["ended_as"]) for run in await shop.runs()}
+    back, quiet = at(minutes=2), at(hours=1, minutes=2)
+    assert runs == {(at(), "erased"), (back, "finished"), (quiet, "finished")}
+    assert sorted((intent.decided_at, intent.template) for intent in shop.intents) == [
+        (at(), "receipt"),
+        (back, "receipt"),
+        (quiet, "letter"),
+        (quiet, "shipped"),
+        (quiet, "x"),
+    ]
+    told = await shop.fetch("SELECT DISTINCT at FROM triggers.decision WHERE erased")
+    assert {row["at"] for row in told} == {at()}
+
+
+async def test_what_is_decided_about_who_came_back_can_be_derived_again(shop: Shop) -> None:
+    await overtaken(shop)
+    await shop.watermark(at(hours=2))
+    derived = await derive(shop.triggers.database, shop.world, at(), at(days=1))
+    assert (derived.count, derived.erased, derived.differences) == (5, 2, [])
+
+
 async def test_an_erasure_waits_for_those_who_looked_into_the_journal_before_it(shop: Shop) -> None:
     await shop.rule()
     early = shop._batch("triggers", PROFILE_EVENTS, await shop.apply_one(shop.event("Product Viewed", at(), "anna")))

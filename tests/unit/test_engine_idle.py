@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from services.triggers import idle
+from services.triggers.rule import Rule
 from services.triggers.steps.base import Happened
 from tests.support.engine import NODE, SPACE, at, event, order_event, rule, uuid5
 
@@ -11,6 +14,9 @@ CART = rule(
     stop=[{"event": "Order Completed"}],
     again="after 7d",
 ).document
+
+
+HASTY = rule(enter={"on": ["Product Added"], "idle": "5m"}).document
 
 
 def added(moment, **fields) -> Happened:
@@ -70,11 +76,20 @@ def test_a_public_report_of_an_order_stops_too_and_history_does_not() -> None:
 def test_what_is_learned_after_the_moment_is_not_looked_at() -> None:
     later = [added(at()), added(at(minutes=61)), ordered(at(minutes=62))]
     assert isinstance(idle.ask(CART, at(hours=1), later), idle.Quiet)
-    assert idle.rearmed(CART, at(hours=1), later) == at(minutes=121)
+    assert idle.rearmed(at(hours=1), later, lambda moment: CART) == at(minutes=121)
 
 
 def test_without_a_later_match_nothing_is_armed() -> None:
-    assert idle.rearmed(CART, at(hours=1), [added(at()), ordered(at(minutes=62))]) is None
+    assert idle.rearmed(at(hours=1), [added(at()), ordered(at(minutes=62))], lambda moment: CART) is None
+
+
+def test_a_later_match_counts_by_the_rule_as_it_was_in_force_then() -> None:
+    later = [added(at(minutes=61)), added(at(minutes=70)), added(at(minutes=80))]
+
+    def edited(moment: datetime) -> Rule | None:
+        return None if moment < at(minutes=65) else HASTY if moment < at(minutes=75) else CART
+
+    assert idle.rearmed(at(hours=1), later, edited) == at(minutes=75)
 
 
 def test_a_timer_whose_match_left_the_person_finds_nothing() -> None:

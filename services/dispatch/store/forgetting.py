@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -43,18 +43,46 @@ async def forget(tx: Tx, limit: int) -> int:
     return len(rows)
 
 
-async def forget_people(tx: Tx, nodes: Sequence[UUID], now: datetime) -> None:
+_ERASED = "unnest($1::uuid[], $2::timestamptz[]) AS e(node, at)"
+# What is kept of nodes and addresses besides messages.
+_FORGET_ADDRESSES = (
+    f"""
+    UPDATE dispatch.report r SET properties = '{{}}', detail = '' FROM {_ERASED}
+    WHERE r.address_node = e.node AND r.received_at <= e.at""",
+    f"""
+    DELETE FROM dispatch.allotment a USING {_ERASED}
+    WHERE a.node = e.node
+      AND NOT EXISTS (SELECT 1 FROM dispatch.message m WHERE m.id = a.message AND m.decided_at > e.at)""",
+    f"UPDATE dispatch.suppression s SET value = '' FROM {_ERASED} WHERE s.node = e.node AND s.at <= e.at",
+    f"""
+    DELETE FROM dispatch.consent c USING {_ERASED}
+    WHERE c.node = e.node AND c.at <= e.at AND c.state NOT IN ('withdrawn', 'complained')""",
+    f"UPDATE dispatch.consent c SET proof = '{{}}' FROM {_ERASED} WHERE c.node = e.node AND c.at <= e.at",
+)
+
+
+async def forget_people(tx: Tx, erased: Mapping[UUID, datetime], now: datetime) -> None:
     """Somebody was erased. What was not called yet is withheld, all else loses address, text and links; codes and granted
     consents go. What protects the address stays: suppressions, opt-outs and complaints, without the address itself.
 
-    A call that is under way ends first; its message is forgotten by `forget` afterwards.
+    Whoever has come back since is somebody new: messages decided after the erasure, and what came of them, stay. A call that
+    is under way ends first; its message is forgotten by `forget` afterwards.
+
+    :param erased: by node the moment of its erasure, business time
+    :param now: business time
     """
+    nodes = sorted(erased)
+    pairs = [nodes, [erased[node] for node in nodes]]
     await claims.lock(tx, [("address", node) for node in nodes])
     await tx.execute(
         """
-        WITH concerned AS (
-            SELECT id FROM dispatch.message WHERE origin = ANY($1::uuid[])
-            UNION SELECT message FROM dispatch.contact WHERE address_node = ANY($1::uuid[])
+        WITH erased AS (
+            SELECT * FROM unnest($1::uuid[], $2::timestamptz[]) AS e(node, at)
+        ), concerned AS (
+            SELECT m.id FROM erased e JOIN dispatch.message m ON m.origin = e.node AND m.decided_at <= e.at
+            UNION
+            SELECT m.id FROM erased e JOIN dispatch.contact c ON c.address_node = e.node
+            JOIN dispatch.message m ON m.id = c.message AND m.decided_at <= e.at
         ), gone AS (
             SELECT m.id FROM dispatch.message m JOIN concerned USING (id) WHERE m.state <> 'calling' ORDER BY m.id FOR UPDATE OF m
         ), links AS (
@@ -71,18 +99,11 @@ async def forget_people(tx: Tx, nodes: Sequence[UUID], now: datetime) -> None:
             state = CASE WHEN m.state IN ('queued', 'claimed') THEN 'withheld' ELSE m.state END,
             reason_code = CASE WHEN m.state IN ('queued', 'claimed') THEN 'gone' ELSE m.reason_code END,
             reason = CASE WHEN m.state IN ('queued', 'claimed') THEN 'the person was erased' ELSE m.reason END,
-            claim = NULL, lease_until = NULL, chosen_at = NULL, updated_at = $2
+            claim = NULL, lease_until = NULL, chosen_at = NULL, updated_at = $3
         FROM gone WHERE m.id = gone.id
         """,
-        nodes,
+        *pairs,
         now,
     )
-    await tx.execute(
-        "UPDATE dispatch.report SET properties = '{}', detail = '' WHERE address_node = ANY($1::uuid[])", nodes
-    )
-    await tx.execute("DELETE FROM dispatch.allotment WHERE node = ANY($1::uuid[])", nodes)
-    await tx.execute("UPDATE dispatch.suppression SET value = '' WHERE node = ANY($1::uuid[])", nodes)
-    await tx.execute(
-        "DELETE FROM dispatch.consent WHERE node = ANY($1::uuid[]) AND state NOT IN ('withdrawn', 'complained')", nodes
-    )
-    await tx.execute("UPDATE dispatch.consent SET proof = '{}' WHERE node = ANY($1::uuid[])", nodes)
+    for statement in _FORGET_ADDRESSES:
+        await tx.execute(statement, *pairs)

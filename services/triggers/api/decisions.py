@@ -23,7 +23,12 @@ MICROSECOND = timedelta(microseconds=1)
 def router(context: Context, book: RuleBook, world: World) -> APIRouter:
     """`/v1/decisions…` and `/v1/runs…`"""
     routes = APIRouter(prefix="/v1", tags=["decisions"])
+    _decisions(routes, context, book, world)
+    _runs(routes, context)
+    return routes
 
+
+def _decisions(routes: APIRouter, context: Context, book: RuleBook, world: World) -> None:
     @routes.get("/decisions", summary="Why: the decisions about a person, of a rule or of a run, newest first")
     async def decisions(
         _: Reader,
@@ -71,6 +76,8 @@ def router(context: Context, book: RuleBook, world: World) -> APIRouter:
             answer = await why_not(tx, question, await book.read(tx), world)
         return views.answer(answer)
 
+
+def _runs(routes: APIRouter, context: Context) -> None:
     @routes.get("/runs", summary="Runs of a person or of a rule, the last entered first")
     async def runs(
         _: Reader, who: Person, rule: str | None = None, limit: Limit = 50, cursor: str | None = None
@@ -92,5 +99,3 @@ def router(context: Context, book: RuleBook, world: World) -> APIRouter:
         if row is None:
             raise Problem(404, "No such run", f"There is no run {run}.")
         return views.run(row)
-
-    return routes

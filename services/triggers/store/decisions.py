@@ -130,13 +130,15 @@ async def states_before(tx: Tx, asked: Sequence[tuple[UUID, int]]) -> dict[tuple
 
 
 async def known_before(tx: Tx, asked: Sequence[tuple[UUID, Sequence[UUID], int]]) -> list[list[Known]]:
-    """For each (rule, nodes, seq) what was known of the rule's runs on these nodes before the decision `seq`."""
+    """For each (rule, nodes, seq) what was known of the rule's runs on these nodes before the decision `seq`. An erasure ends
+    runs without a decision; what was decided before it of who was erased is not derived again."""
     rows = await tx.fetch(
         """
-        SELECT DISTINCT ON (a.place, d.run) a.place, d.after
+        SELECT DISTINCT ON (a.place, d.run) a.place, d.after, r.ended_at
         FROM unnest($1::uuid[], $2::text[], $3::bigint[]) WITH ORDINALITY AS a(rule, nodes, seq, place)
         CROSS JOIN LATERAL unnest(a.nodes::uuid[]) AS n(node)
         JOIN triggers.decision d ON d.node = n.node AND d.seq < a.seq AND d.rule = a.rule AND d.run IS NOT NULL
+        LEFT JOIN triggers.run r ON r.node = d.node AND r.id = d.run AND r.ended_as = 'erased'
         ORDER BY a.place, d.run, d.seq DESC
         """,
         [rule for rule, _, _ in asked],
@@ -144,8 +146,11 @@ async def known_before(tx: Tx, asked: Sequence[tuple[UUID, Sequence[UUID], int]]
         [seq for _, _, seq in asked],
     )
     found: list[list[Known]] = [[] for _ in asked]
-    for place, after in rows:
-        found[place - 1].append(Known.of(as_run(after)))
+    for place, after, erased_at in rows:
+        known = Known.of(as_run(after))
+        if erased_at is not None:
+            known = msgspec.structs.replace(known, ended_at=erased_at, ended_as="erased")
+        found[place - 1].append(known)
     return found
 
 

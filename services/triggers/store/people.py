@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from services.triggers.queue import Item, ItemKind
 from services.triggers.run import Known, Run
 from shared.db import Tx
 from shared.ids import lock_key
@@ -61,6 +62,7 @@ async def runs_of(tx: Tx, nodes: Sequence[UUID]) -> tuple[list[Run], list[Known]
 
 
 def as_run(state: Any) -> Run:
+    """A run from the jsonb column that holds all of it."""
     return msgspec.convert(state, Run)
 
 
@@ -174,33 +176,53 @@ async def forget_addresses(tx: Tx, purged: Sequence[tuple[str, Sequence[UUID]]])
 PERSONAL = ["event", "addressed", "intents", "path", "since", "due", "offer", "closes_at"]
 
 
-async def forget_people(tx: Tx, erased: Sequence[tuple[Sequence[UUID], datetime]]) -> None:
+async def forget_people(tx: Tx, erased: Mapping[UUID, datetime]) -> list[tuple[Item, datetime]]:
     """Ends the runs of erased people and takes out what runs, timers and decisions keep of them. Their nodes are locked.
 
-    :param erased: nodes and moment of each erasure
+    Whoever has come back since is somebody new: what was learned after the erasure, and runs entered after it, stay.
+
+    :param erased: by node the moment of its erasure
+    :return: the idle timers that ended, with that moment: a match learned after it may have to arm them anew
     """
-    pairs = sorted((node, at) for nodes, at in erased for node in nodes)
-    nodes, moments = [node for node, _ in pairs], [at for _, at in pairs]
-    await tx.execute("DELETE FROM triggers.item WHERE node = ANY($1::uuid[])", nodes)
+    nodes = sorted(erased)
+    pairs = [nodes, [erased[node] for node in nodes]]
+    ended = await tx.fetch(
+        """
+        DELETE FROM triggers.item i USING unnest($1::uuid[], $2::timestamptz[]) AS g(node, at)
+        WHERE i.node = g.node AND CASE
+            WHEN i.run IS NOT NULL THEN NOT EXISTS (
+                SELECT 1 FROM triggers.run r WHERE r.node = i.node AND r.id = i.run AND r.entered_at > g.at)
+            ELSE i.due <= g.at OR i.kind = $3 END
+        RETURNING i.node, i.id, i.kind, i.due, coalesce(i.rule, (i.payload ->> 'rule')::uuid) AS rule, g.at
+        """,
+        *pairs,
+        int(ItemKind.IDLE),
+    )
     await tx.execute(
         """
         UPDATE triggers.run r SET ended_at = coalesce(r.ended_at, g.at), ended_as = coalesce(r.ended_as, 'erased'),
             open = false, state = (r.state - $3::text[]) || jsonb_build_object(
                 'ended_at', coalesce(r.ended_at, g.at), 'ended_as', coalesce(r.ended_as, 'erased'))
-        FROM unnest($1::uuid[], $2::timestamptz[]) AS g(node, at) WHERE r.node = g.node
+        FROM unnest($1::uuid[], $2::timestamptz[]) AS g(node, at) WHERE r.node = g.node AND r.entered_at <= g.at
         """,
-        nodes,
-        moments,
+        *pairs,
         PERSONAL,
     )
     await tx.execute(
         """
-        UPDATE triggers.decision SET after = after - $2::text[], effects = '[]', seen = '[]', erased = true
-        WHERE node = ANY($1::uuid[]) AND NOT erased
+        UPDATE triggers.decision d SET after = after - $3::text[], effects = '[]', seen = '[]', erased = true
+        FROM unnest($1::uuid[], $2::timestamptz[]) AS g(node, at)
+        WHERE d.node = g.node AND NOT d.erased AND (d.at <= g.at OR EXISTS (
+            SELECT 1 FROM triggers.run r WHERE r.node = d.node AND r.id = d.run AND r.entered_at <= g.at))
         """,
-        nodes,
+        *pairs,
         PERSONAL,
     )
+    idle = [row for row in ended if row["kind"] == ItemKind.IDLE]
+    return [
+        (Item(node=row["node"], id=row["id"], kind=row["kind"], due=row["due"], rule=row["rule"]), row["at"])
+        for row in idle
+    ]
 
 
 class DecisionRow(msgspec.Struct, kw_only=True):
