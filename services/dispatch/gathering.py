@@ -104,6 +104,9 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         base.rules.mean.value if base.rules.mean else base.rules.policy.mean_order or ASSUMED_ORDER,
     )
     adapters = _adapters(base.channels, world)
+    if one.pinned is not None:
+        adapters, doubt = _to_repeat(one, one.pinned, purpose, adapters)
+        problem = problem or doubt
     request = people.requests.get(_entry_id(one) or UUID(int=0))
     inputs = Inputs(
         message=one.id,
@@ -189,6 +192,22 @@ def _adapters(channels: Sequence[looking.ChannelRow], world: Surroundings) -> di
         (row.name, side_by_side(world.adapters, row.name, row.adapter, world.settings, row.told)) for row in channels
     )
     return {name: adapters for name, adapters in found if adapters}
+
+
+def _to_repeat(
+    one: Due, channel: str, purpose: Purpose, adapters: dict[str, list[type[Adapter]]]
+) -> tuple[dict[str, list[type[Adapter]]], Reason | None]:
+    """The adapters of a message of which an earlier attempt may have arrived: the same one first, if it serves. Marketing goes
+    to no other, and to the same one only as it was told then: whoever else gets it does not know the key by which the
+    repeat is dropped. What people wait for goes to whoever serves now."""
+    serving = adapters.get(channel, [])
+    same = [kind for kind in serving if kind.name == one.doubted]
+    if "marketing" not in (one.intent.kind, purpose):
+        return {**adapters, channel: sorted(serving, key=lambda kind: kind not in same)} if same else adapters, None
+    if same and not one.moved:
+        return {**adapters, channel: same}, None
+    why = "has been told other settings since" if same else f"does not serve {channel} any more"
+    return adapters, Reason("unknown", f"only {one.doubted} could tell that it is a repeat, and it {why}")
 
 
 def _channel(

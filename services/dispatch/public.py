@@ -27,7 +27,13 @@ def router(context: Context, signer: Signer, subscriptions: Subscriptions) -> AP
     """The routes; none of them needs a key, the token is one."""
     routes = APIRouter(tags=["public links"], include_in_schema=False)
     shop = context.settings.shop_name
+    _tracking(routes, signer, subscriptions, shop)
+    _preferences(routes, signer, subscriptions, shop)
+    _confirmation(routes, signer, subscriptions, shop)
+    return routes
 
+
+def _tracking(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, shop: str) -> None:
     @routes.api_route("/c/{token}", methods=["GET", "HEAD"])
     async def click(token: str, request: Request) -> Response:
         """Leads to the link that was stored with the message, and nowhere else."""
@@ -47,6 +53,8 @@ def router(context: Context, signer: Signer, subscriptions: Subscriptions) -> AP
             await subscriptions.opened(read.message, _agent(request))
         return Response(_PIXEL, media_type="image/gif", headers=_NO_STORE)
 
+
+def _preferences(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, shop: str) -> None:
     @routes.api_route("/u/{token}", methods=["GET", "HEAD"])
     async def preferences(token: str) -> Response:
         read = signer.read("unsubscribe", token)
@@ -74,6 +82,8 @@ def router(context: Context, signer: Signer, subscriptions: Subscriptions) -> AP
             return pages.gone(shop)
         return PlainTextResponse("unsubscribed", headers=_NO_STORE) if one_click else pages.withdrawn(shop, kept)
 
+
+def _confirmation(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, shop: str) -> None:
     @routes.api_route("/confirm/{token}", methods=["GET", "HEAD"])
     async def ask(token: str) -> Response:
         read = signer.read("confirm", token)
@@ -92,8 +102,6 @@ def router(context: Context, signer: Signer, subscriptions: Subscriptions) -> AP
             case "complained":
                 return pages.complained(shop)
         return pages.gone(shop)
-
-    return routes
 
 
 async def _choice(

@@ -185,7 +185,8 @@ class Reports:
 
     def _deliver(self, work: _Work, row: Row, target: Target) -> None:
         report = row.report
-        if not target.delivers(report.what, _at(report, target, work.now)):
+        told = target.was_told(report.what)
+        if not target.delivers(report.what, _at(report, target, work.now)) or told:
             return
         code = {"failed": "undelivered", "bounced": "bounced"}.get(report.what)
         # A message that waits to be tried again goes on waiting: that this attempt did not arrive is why it is tried.

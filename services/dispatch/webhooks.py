@@ -35,7 +35,7 @@ def router(context: Context, adapters: Mapping[str, Adapter], settings: Settings
         if kind is None or type(kind).receive is Adapter.receive:
             raise _nobody(adapter)
         body = await _body(request)
-        told = await _told(kind)
+        told = await _told(context, settings, kind)
         call = Call(
             method=request.method,
             headers={name.lower(): value for name, value in request.headers.items()},
@@ -51,41 +51,44 @@ def router(context: Context, adapters: Mapping[str, Adapter], settings: Settings
         CALLBACKS.labels(adapter, "taken").inc()
         return Response(received.body, received.status, {"Cache-Control": "no-store"}, received.content_type)
 
-    async def _told(adapter: Adapter) -> AdapterSettings | None:
-        """What the adapter was told; a 404 if it was not told anything and needs to be: nobody can prove anything then."""
-        async with context.database.connection() as connection:
-            row = (await store.read_told(connection, [adapter.name])).get(adapter.name)
-        if row is not None and adapter.settings_type is not None:
-            try:
-                return settings.read(row)
-            except Unusable as problem:
-                log.error("adapter.unusable", adapter=adapter.name, problem=str(problem))
-                raise Problem(503, "The adapter cannot be used", "Its settings must be told again.") from None
-        if not adapter.serves_untold(context.settings):
-            raise _nobody(adapter.name)
-        return None
-
-    async def _read(adapter: Adapter, call: Call) -> Received:
-        try:
-            async with asyncio.timeout(READING_SECONDS):
-                return await adapter.receive(call)
-        except Forged as problem:
-            CALLBACKS.labels(adapter.name, "forged").inc()
-            log.warning("webhook.forged", adapter=adapter.name, problem=str(problem))
-            raise Problem(403, "Not proven", "The call does not prove that it comes from the provider.") from None
-        except Unreadable as problem:
-            CALLBACKS.labels(adapter.name, "unreadable").inc()
-            raise Problem(400, "Not readable", str(problem)) from None
-        except TimeoutError:
-            CALLBACKS.labels(adapter.name, "failed").inc()
-            raise Problem(503, "Not available at the moment", "Call again.", headers={"Retry-After": "10"}) from None
-        except Exception as problem:
-            if not is_transient(problem):
-                CALLBACKS.labels(adapter.name, "failed").inc()
-                log.error("webhook.failed", adapter=adapter.name, exc_info=problem)
-            raise
-
     return routes
+
+
+async def _told(context: Context, settings: SettingsReader, adapter: Adapter) -> AdapterSettings | None:
+    """What the adapter was told; a 404 if it was not told anything and needs to be: nobody can prove anything then."""
+    async with context.database.connection() as connection:
+        row = (await store.read_told(connection, [adapter.name])).get(adapter.name)
+    if row is not None and adapter.settings_type is not None:
+        try:
+            return settings.read(row)
+        except Unusable as problem:
+            log.error("adapter.unusable", adapter=adapter.name, problem=str(problem))
+            raise Problem(503, "The adapter cannot be used", "Its settings must be told again.") from None
+    if not adapter.serves_untold(context.settings):
+        raise _nobody(adapter.name)
+    return None
+
+
+async def _read(adapter: Adapter, call: Call) -> Received:
+    """What the adapter makes of the call; a Problem for one that proves nothing or cannot be read."""
+    try:
+        async with asyncio.timeout(READING_SECONDS):
+            return await adapter.receive(call)
+    except Forged as problem:
+        CALLBACKS.labels(adapter.name, "forged").inc()
+        log.warning("webhook.forged", adapter=adapter.name, problem=str(problem))
+        raise Problem(403, "Not proven", "The call does not prove that it comes from the provider.") from None
+    except Unreadable as problem:
+        CALLBACKS.labels(adapter.name, "unreadable").inc()
+        raise Problem(400, "Not readable", str(problem)) from None
+    except TimeoutError:
+        CALLBACKS.labels(adapter.name, "failed").inc()
+        raise Problem(503, "Not available at the moment", "Call again.", headers={"Retry-After": "10"}) from None
+    except Exception as problem:
+        if not is_transient(problem):
+            CALLBACKS.labels(adapter.name, "failed").inc()
+            log.error("webhook.failed", adapter=adapter.name, exc_info=problem)
+        raise
 
 
 async def _body(request: Request) -> bytes:

@@ -25,9 +25,11 @@ from shared.settings import load
 from tests.support.sms_gateway_peer import DELIVERED, LOGINS, PASSWORD, SECRET, Callback, SmsGatewayPeer
 
 ORIGIN = "https://shop.example"
-FIXED = f"{ORIGIN}/webhooks/sms-gateway?t={SECRET}"  # what SMS Traffic's support is given
+ADDRESS = f"{ORIGIN}/webhooks/sms-gateway"
+FIXED = f"{ADDRESS}?t={SECRET}"  # what SMS Traffic's support is given
 NOON = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
 ALL = sorted(presets())
+WRITTEN_BACK = ["smsc", "twilio"]  # presets that say how incoming messages come
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +306,8 @@ class TestDeliveryReports:
         [
             ("twilio", "undelivered", {"ErrorCode": "30005"}, "bounced"),
             ("twilio", "undelivered", {"ErrorCode": "30008"}, "failed"),
+            ("twilio", "undelivered", {"ErrorCode": "30003"}, "failed"),  # switched off: the number is not at fault
+            ("twilio", "undelivered", {"ErrorCode": "30006"}, "bounced"),  # a landline
             ("twilio", "sent", {}, None),
             ("smsc", "22", {}, "bounced"),
             ("smsc", "20", {}, "failed"),
@@ -413,6 +417,99 @@ class TestDeliveryReports:
         for body in (b"", b"id=1", b"\xff\xfe=\xff"):
             with pytest.raises(Unreadable):
                 await gateway.receive(heard(callback, settings, body=body))
+
+
+class TestWhatPeopleWriteBack:
+    """Calls of the peer, signed by Twilio's own library and by the peer's own hashes."""
+
+    @pytest.mark.parametrize("preset", WRITTEN_BACK)
+    @pytest.mark.parametrize(
+        ("text", "what"), [("СТОП", "unsubscribed"), (" Stop. ", "unsubscribed"), ("Когда привезёте?", "replied")]
+    )
+    async def test_it_is_told_without_the_words(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer, preset: str, text: str, what: str
+    ) -> None:
+        callback = peer.incoming(preset, "+79161234567", text, ADDRESS, id="SM1")
+        received = await gateway.receive(heard(callback, told(peer, preset)))
+        (report,) = received.reports
+        assert (report.what, report.address) == (what, "+79161234567")
+        assert (report.message, report.provider_id) == (None, "")  # it is no report about a message of ours
+        assert text.strip() not in repr(report)
+        # Twilio sends what is answered as text to the person; an empty document of its own is an answer to nobody.
+        answer = (received.status, received.body, received.content_type.partition(";")[0])
+        assert answer == ((200, b"<Response/>", "text/xml") if preset == "twilio" else (200, b"OK", "text/plain"))
+
+    async def test_what_the_provider_takes_for_a_stop_is_one(self, gateway: SmsGateway, peer: SmsGatewayPeer) -> None:
+        """Twilio sends nothing more after its own words, and after those that the shop told it."""
+        settings = told(peer, "twilio")
+        for text, more in (
+            ("Cancel", {}),
+            ("QUIT", {}),
+            ("basta", {"OptOutType": "STOP"}),
+            ("info", {"OptOutType": "HELP"}),
+        ):
+            callback = peer.incoming("twilio", "+79161234567", text, ADDRESS, id=f"SM-{text}", **more)
+            (report,) = (await gateway.receive(heard(callback, settings))).reports
+            assert report.what == ("replied" if text == "info" else "unsubscribed")
+
+    async def test_with_an_id_of_the_provider_a_repeat_is_one_whenever_it_comes(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer
+    ) -> None:
+        settings, reports = told(peer, "twilio"), []
+        for id, day in (("SM1", 0), ("SM1", 3), ("SM2", 3)):
+            callback = peer.incoming("twilio", "+79161234567", "STOP", ADDRESS, id=id)
+            reports += (await gateway.receive(heard(callback, settings, at=NOON + timedelta(days=day)))).reports
+        assert reports[0].id == reports[1].id != reports[2].id
+
+    async def test_without_one_answers_count_once_a_day_and_stop_each_time(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer
+    ) -> None:
+        settings, ids = told(peer, "smsc"), {}
+        for text in ("ok", "стоп"):
+            callback = peer.incoming("smsc", "+79161234567", text, ADDRESS)
+            calls = [heard(callback, settings, at=NOON + timedelta(hours=hours)) for hours in (0, 1, 24)]
+            ids[text] = [(await gateway.receive(call)).reports[0].id for call in calls]
+        assert ids["ok"][0] == ids["ok"][1] != ids["ok"][2]
+        assert len(set(ids["стоп"])) == 3
+
+    @pytest.mark.parametrize("preset", WRITTEN_BACK)
+    async def test_a_forged_one_is_refused(self, gateway: SmsGateway, peer: SmsGatewayPeer, preset: str) -> None:
+        settings = told(peer, preset)
+        callback = peer.incoming(preset, "+79161234567", "hello", ADDRESS, id="SM1")
+        said = dict(parse_qsl(callback.body.decode()))
+        phone, text = ("From", "Body") if preset == "twilio" else ("phone", "mes")
+        bare = {name: value for name, value in said.items() if name not in ("md5", "sha1")}
+        for forged in ({**said, text: "STOP"}, {**said, phone: "79160000001"}, bare):
+            headers = {k: v for k, v in callback.headers.items() if forged is not bare or k == "content-type"}
+            with pytest.raises(Forged):
+                await gateway.receive(heard(callback, settings, headers=headers, body=urlencode(forged).encode()))
+        with pytest.raises(Forged):
+            await gateway.receive(heard(callback, told(peer, preset, password="other", webhook_secret="other")))
+
+    async def test_a_name_that_writes_is_nobody_s_number(self, gateway: SmsGateway, peer: SmsGatewayPeer) -> None:
+        callback = peer.incoming("twilio", "Bank24", "STOP", ADDRESS, id="SM1")
+        assert (await gateway.receive(heard(callback, told(peer, "twilio")))).reports == []
+
+    @pytest.mark.parametrize("preset", sorted(set(ALL) - set(WRITTEN_BACK)))
+    async def test_where_it_is_not_documented_it_is_not_guessed(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer, preset: str
+    ) -> None:
+        assert presets()[preset].incoming is None
+        assert any("write back" in what for what in presets()[preset].unconfirmed)
+
+    async def test_a_gateway_of_ones_own_says_how_it_hands_them_on(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer
+    ) -> None:
+        incoming = {"proof": {"kind": "token"}, "phone": "msisdn", "text": "body", "id": "mo"}
+        settings = SmsGatewaySettings(
+            preset="custom", custom={**CUSTOM, "incoming": incoming}, password=PASSWORD, webhook_secret=SECRET
+        )
+        body = urlencode({"msisdn": "79161234567", "body": "stop", "mo": "17"}).encode()
+        (report,) = (await gateway.receive(Call("POST", {}, {"t": SECRET}, body, NOON, settings))).reports
+        assert (report.what, report.address, report.id) == ("unsubscribed", "+79161234567", "incoming/17/unsubscribed")
+        for query in ({}, {"t": "wrong"}):
+            with pytest.raises(Forged):
+                await gateway.receive(Call("POST", {}, query, body, NOON, settings))
 
 
 class TestSettings:

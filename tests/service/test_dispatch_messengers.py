@@ -4,6 +4,7 @@ PostgreSQL, with providers that are processes of their own."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from services.dispatch.channels.return_path import ReturnPath
 from shared.auth import create_key
+from shared.events import Guard, Intended
 from tests.contracts.test_channel_smtp import report_of
 from tests.contracts.test_channel_telegram import SECRET as UPDATES
 from tests.contracts.test_channel_telegram import member, update
@@ -141,3 +143,94 @@ async def test_a_message_that_may_have_arrived_stays_with_its_channel_and_goes_o
         await stage.send()
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.attempt WHERE channel <> 'messenger'") == 0
         assert len(system.taken()) == 1
+
+
+async def _may_have_arrived(stage: Stage, api: httpx.AsyncClient, system: WebhookPeer, **changes: Any) -> Intended:
+    """A message to Anna's chat that the system took and did not answer; then Telegram serves the chat as well."""
+    await tell(api, "messenger", "webhook", url=system.url, secret=SECRET)
+    anna, chat = stage.id("user_id", "anna"), stage.id("external_id", "telegram:1001")
+    await stage.learn(stage.event("Identify", anna, chat, type="identify"))
+    await stage.learn(stage.granted(anna, "messenger", chat.value, anna, chat), stage.product(user=anna))
+    system.script({"status": 500, "after": True})
+    intent = stage.intent(anna, channels=["messenger"], **changes)
+    await stage.deliver(intent)
+    message = await stage.message(intent.message)
+    assert (message["state"], message["adapter"], message["pinned"]) == ("queued", "webhook", "messenger")
+    return intent
+
+
+async def _go_on(stage: Stage) -> None:
+    stage.clock.set(stage.clock.now() + timedelta(minutes=1))
+    await stage.watermark()
+    await stage.decide()
+    await stage.send()
+
+
+class TestTwoAdaptersOfOneChannel:
+    """Only the one that may have it knows the key by which a repeat is dropped."""
+
+    async def test_marketing_that_may_have_arrived_over_one_does_not_follow_over_the_other(
+        self, stage: Stage, api: httpx.AsyncClient
+    ) -> None:
+        with WebhookPeer(now=NOON) as system, TelegramPeer() as telegram:
+            intent = await _may_have_arrived(stage, api, system)
+            await tell(api, "messenger", "telegram", token=TOKEN, webhook_secret=UPDATES, api=telegram.origin)
+            assert (await api.patch("/v1/channels/messenger", json={"adapter": "telegram"})).status_code == 200
+            await _go_on(stage)
+            assert telegram.entries("taken") == [] and len(system.taken()) == 1
+            message = await stage.message(intent.message)
+            assert (message["state"], message["reason_code"]) == ("unknown", "unknown")
+            assert "webhook" in message["reason"]
+            # It may have reached her, so it goes on counting.
+            assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.contact") == 1
+
+    async def test_that_it_had_arrived_is_still_heard(self, stage: Stage, api: httpx.AsyncClient) -> None:
+        """Of the attempt over the former adapter, after the message has ended."""
+        with WebhookPeer(now=NOON) as system, TelegramPeer() as telegram:
+            intent = await _may_have_arrived(stage, api, system)
+            await tell(api, "messenger", "telegram", token=TOKEN, webhook_secret=UPDATES, api=telegram.origin)
+            assert (await api.patch("/v1/channels/messenger", json={"adapter": "telegram"})).status_code == 200
+            await _go_on(stage)
+            headers, body = call_back("message.delivered", {"message": str(intent.message)}, at=stage.clock.now())
+            assert (await api.post("/webhooks/webhook", content=body, headers=headers)).status_code == 204
+            message = await stage.message(intent.message)
+            assert (message["state"], message["channel"], message["delivery"]) == ("sent", "messenger", "delivered")
+            told = [event.properties["message_id"] for event in await stage.events("Messenger Delivered")]
+            assert told == [str(intent.message)]
+
+    async def test_it_is_told_to_the_same_one_again_although_the_other_is_preferred_now(
+        self, stage: Stage, api: httpx.AsyncClient
+    ) -> None:
+        with WebhookPeer(now=NOON) as system, TelegramPeer() as telegram:
+            intent = await _may_have_arrived(stage, api, system)
+            await tell(api, "messenger", "telegram", token=TOKEN, webhook_secret=UPDATES, api=telegram.origin)
+            await _go_on(stage)
+            message = await stage.message(intent.message)
+            assert (message["state"], message["adapter"], message["attempts"]) == ("sent", "webhook", 2)
+            assert telegram.entries("taken") == [] and len(system.taken()) == 1  # the same key: taken once
+
+    async def test_nor_to_another_system_at_the_same_adapter(self, stage: Stage, api: httpx.AsyncClient) -> None:
+        with WebhookPeer(now=NOON) as system, WebhookPeer(now=NOON) as replacement:
+            intent = await _may_have_arrived(stage, api, system)
+            stage.clock.set(stage.clock.now() + timedelta(seconds=30))
+            await tell(api, "messenger", "webhook", url=replacement.url, secret=SECRET)
+            await _go_on(stage)
+            assert replacement.taken() == [] and len(system.taken()) == 1
+            assert (await stage.message(intent.message))["state"] == "unknown"
+
+    async def test_what_people_wait_for_goes_to_whoever_serves_now(self, stage: Stage, api: httpx.AsyncClient) -> None:
+        receipt = {"kind": "transactional", "template": "notice", "guard": Guard(since=NOON), "value": None}
+        with WebhookPeer(now=NOON) as system, TelegramPeer() as telegram:
+            notice = {
+                "name": "notice",
+                "purpose": "transactional",
+                "subject": "x",
+                "text": "x",
+                "messenger": "It is here.",
+            }
+            assert (await api.post("/v1/templates", json=notice)).status_code == 201
+            intent = await _may_have_arrived(stage, api, system, **receipt)
+            await tell(api, "messenger", "telegram", token=TOKEN, webhook_secret=UPDATES, api=telegram.origin)
+            assert (await api.patch("/v1/channels/messenger", json={"adapter": "telegram"})).status_code == 200
+            await _go_on(stage)
+            assert (await stage.message(intent.message))["state"] == "sent" and len(telegram.entries("taken")) == 1

@@ -24,6 +24,7 @@ from services.dispatch.channels.base import Result
 from services.dispatch.consents import standing
 from services.dispatch.store.forgetting import forget_people
 from services.dispatch.store.looking import read_consents
+from services.dispatch.store.restored import Gap, Reconciled, reconcile
 from tests.service.test_dispatch_adapters import PLUGINS, app_of, receipt
 from tests.support.carrier_peer import TOKEN, CarrierPeer
 from tests.support.dispatch import NOON, Stage
@@ -218,7 +219,7 @@ class TestDelivery:
         message = await sms(stage)
         await call(provider, {"what": "replied", "carrier_id": "c-1", "properties": {"text": "my name is Ivan"}})
         async with stage.context.database.transaction() as tx:
-            await forget_people(tx, [message["origin"], message["address_node"]], NOON)
+            await forget_people(tx, dict.fromkeys([message["origin"], message["address_node"]], NOON), NOON)
         assert await stage.owner.fetchval("SELECT properties FROM dispatch.report") == {}
 
     async def test_nobody_is_known_again_by_a_report_about_somebody_erased(
@@ -381,6 +382,37 @@ class TestBeforeOurOwnAnswer:
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.suppression") == 2
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.report WHERE state = 'applied'") == 2
 
+    @pytest.mark.parametrize("order", ["before", "after"])
+    @pytest.mark.parametrize("what", ["bounced", "failed"])
+    async def test_what_our_answer_says_and_a_report_says_too_is_told_once(
+        self, stage: Stage, provider: httpx.AsyncClient, order: str, what: Any
+    ) -> None:
+        """A carrier that refuses at once and calls besides."""
+        one = await calling(stage)
+        report, answer = {"what": what, "message": str(one.id)}, (one, 1, Result(what, "no such number"))
+        if order == "before":
+            await call(provider, report)
+        await stage.dispatch.answers.write([answer])
+        if order == "after":
+            await call(provider, report)
+        assert await names(stage) == [f"SMS {what.capitalize()}"]
+        row = await stage.message(one.id)
+        assert (row["state"], row["delivery"]) == ("failed", what)
+
+    @pytest.mark.parametrize("late", [Result("bounced", "no such number"), Result("sent", "200", "c-77")])
+    async def test_a_late_answer_of_an_attempt_whose_end_was_reported_is_told_to_nobody(
+        self, stage: Stage, provider: httpx.AsyncClient, late: Result
+    ) -> None:
+        one = await calling(stage)
+        await stage.dispatch.answers.write([(one, 1, Result("unknown", "no answer"))])
+        await call(provider, {"what": "bounced", "message": str(one.id)})
+        assert (await stage.message(one.id))["state"] == "queued", "a receipt is tried again"
+        await stage.dispatch.answers.write([(one, 1, late)])
+        bounced = [event.id for event in await stage.events("SMS Bounced")]
+        assert len(bounced) == 1, "under one id twice" if len(set(bounced)) == 1 else "twice"
+        assert (await stage.message(one.id))["state"] == "queued"
+        assert await names(stage) == ["SMS Bounced"]
+
     async def test_neither_overlooks_the_other_when_both_come_at_once(
         self, stage: Stage, provider: httpx.AsyncClient
     ) -> None:
@@ -472,3 +504,25 @@ class TestOfNobody:
         assert await stage.owner.fetchval("SELECT delivery FROM dispatch.test") == "delivered"
         assert await stage.owner.fetchval("SELECT sum(amount) FROM dispatch.charge") == 9
         assert await names(stage) == []
+
+
+class TestAfterARestore:
+    GAP = Gap(backup_at=NOON, restored_at=NOON + timedelta(hours=1), held=True, applied=True)
+
+    async def test_what_may_have_arrived_before_the_backup_is_unknown_and_goes_on_counting(
+        self, stage: Stage, provider: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stage.dispatch.answers._kinds["carrier"], "repeatable", True)
+        one = await calling(stage, await marketing(stage, "ivan"))
+        await stage.dispatch.answers.write([(one, 1, Result("unknown", "no answer"))])
+        before = await stage.message(one.id)
+        assert (before["state"], before["pinned"]) == ("queued", "sms"), "it was to be tried again"
+        await stage.handle(await marketing(stage, "olga"))
+        async with stage.context.database.transaction() as tx:
+            assert await reconcile(tx, self.GAP, None, NOON) == Reconciled(sent=0, withheld=1, unknown=1)
+        row = await stage.message(one.id)
+        assert (row["state"], row["reason_code"]) == ("unknown", "restored")
+        counted = await stage.owner.fetch("SELECT message FROM dispatch.contact")
+        assert [contact["message"] for contact in counted] == [one.id], "against caps"
+        await call(provider, {"what": "delivered", "message": str(one.id)})
+        assert (await stage.message(one.id))["state"] == "sent", "and a report still settles it"

@@ -159,18 +159,10 @@ class TestUnknown:
     async def test_a_process_that_died_in_the_call_leaves_an_unknown(self, stage: Stage, smtp_peer: SmtpPeer) -> None:
         anna = await buyer(stage)
         intent = stage.intent(anna)
-        await stage.handle(intent)
-        await stage.decide()
-
-        async def die() -> None:
-            raise ConnectionError("the process dies here")
-
-        stage.context.hooks.arm("dispatch.calling", die)
-        with pytest.raises(ConnectionError):
-            await stage.dispatch.sender.start_calls()
+        await stage.die_in_the_call(intent)
         assert (await state_of(stage, intent))[0] == "calling"
         assert await stage.dispatch.sender.reap() == 0  # it may still be on its way
-        await stage.owner.execute("UPDATE dispatch.message SET call_until = clock_timestamp() - interval '1 ms'")
+        await stage.call_ends_in(-1)
         assert await stage.dispatch.sender.reap() == 1
         assert await state_of(stage, intent) == ("unknown", "unknown")
         assert smtp_peer.letters() == []
@@ -178,16 +170,8 @@ class TestUnknown:
     async def test_an_inbox_that_tells_repeats_is_told_again(self, stage: Stage) -> None:
         ivan = await buyer(stage, "ivan", "sms")
         intent = stage.intent(ivan, value={"money": "900"})
-        await stage.handle(intent)
-        await stage.decide()
-
-        async def die() -> None:
-            raise ConnectionError("the process dies here")
-
-        stage.context.hooks.arm("dispatch.calling", die)
-        with pytest.raises(ConnectionError):
-            await stage.dispatch.sender.start_calls()
-        await stage.owner.execute("UPDATE dispatch.message SET call_until = clock_timestamp() - interval '1 ms'")
+        await stage.die_in_the_call(intent)
+        await stage.call_ends_in(-1)
         await stage.dispatch.sender.reap()
         await stage.decide()
         await stage.send()
@@ -204,7 +188,7 @@ class TestUnknown:
         await stage.decide()
         async with running({"sender": stage.dispatch.sender.loop}):
             await until(smtp_peer.letters, what="the letter was taken")
-            await stage.owner.execute("UPDATE dispatch.message SET call_until = clock_timestamp() - interval '1 ms'")
+            await stage.call_ends_in(-1)
             await stage.dispatch.sender.reap()
             assert await state_of(stage, intent) == ("unknown", "unknown")
             await until(lambda: _is(stage, intent, "sent"), what="the answer is written")
@@ -296,18 +280,8 @@ class TestOptOuts:
         anna = await buyer(stage)
         [first] = await stage.deliver(stage.intent(anna))
         second = stage.intent(anna)
-        await stage.handle(second)
-        await stage.decide()
-
-        async def die() -> None:
-            raise ConnectionError("the process dies here")
-
-        stage.context.hooks.arm("dispatch.calling", die)
-        with pytest.raises(ConnectionError):
-            await stage.dispatch.sender.start_calls()
-        await stage.owner.execute(
-            "UPDATE dispatch.message SET call_until = clock_timestamp() + interval '0.3 s' WHERE state = 'calling'"
-        )
+        await stage.die_in_the_call(second)
+        await stage.call_ends_in(300)
         begun = time.monotonic()
         await stage.dispatch.subscriptions.withdraw(first["id"], None, "page", {})
         assert 0.1 < time.monotonic() - begun < 5

@@ -78,6 +78,11 @@ async def anna(stage: Stage) -> Identifier:
     return user
 
 
+def webhook(stage: Stage) -> str:
+    """The one address that providers are given which name no message in it."""
+    return f"{stage.context.settings.origin}/webhooks/sms-gateway"
+
+
 async def call(provider: httpx.AsyncClient, callback: Callback) -> int:
     return (await provider.post(callback.url, content=callback.body, headers=callback.headers)).status_code
 
@@ -91,8 +96,7 @@ async def test_a_delivery_report_of_a_gateway_stands_on_the_profile(
     [message] = await stage.deliver(stage.intent(user, channels=["sms"]))
     assert (message["state"], message["adapter"]) == ("sent", "sms-gateway")
     [taken] = gateways.messages()
-    url = f"{stage.context.settings.origin}/webhooks/sms-gateway"
-    callback = gateways.callback(taken["id"], state, fixed=url)
+    callback = gateways.callback(taken["id"], state, fixed=webhook(stage))
     assert [await call(provider, callback) for _ in range(2)] == [200, 200]  # providers call twice
     [event] = await stage.events("SMS Delivered")
     assert event.properties["message_id"] == str(message["id"])
@@ -109,10 +113,9 @@ async def test_a_forged_report_changes_nothing(
 ) -> None:
     await tell(stage, "sms-gateway", gateway(gateways, "smsc"))
     await stage.deliver(stage.intent(await anna(stage), channels=["sms"]))
-    url = f"{stage.context.settings.origin}/webhooks/sms-gateway"
-    genuine = gateways.callback(gateways.messages()[0]["id"], "0", fixed=url)
+    genuine = gateways.callback(gateways.messages()[0]["id"], "0", fixed=webhook(stage))
     forged = dict(parse_qsl(genuine.body.decode())) | {"status": "22"}  # "no such number" would suppress the address
-    assert await call(provider, Callback(url, genuine.headers, urlencode(forged).encode())) == 403
+    assert await call(provider, Callback(genuine.url, genuine.headers, urlencode(forged).encode())) == 403
     assert await stage.events("SMS Bounced") == []
     assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.suppression") == 0
 
@@ -123,8 +126,7 @@ async def test_a_number_that_does_not_exist_is_not_written_to_again(
     await tell(stage, "sms-gateway", gateway(gateways, "smsc"))
     user = await anna(stage)
     await stage.deliver(stage.intent(user, channels=["sms"]))
-    url = f"{stage.context.settings.origin}/webhooks/sms-gateway"
-    assert await call(provider, gateways.callback(gateways.messages()[0]["id"], "22", fixed=url)) == 200
+    assert await call(provider, gateways.callback(gateways.messages()[0]["id"], "22", fixed=webhook(stage))) == 200
     assert len(await stage.events("SMS Bounced")) == 1
     [second] = await stage.deliver(stage.intent(user, channels=["sms"]))
     assert second["state"] == "withheld"
@@ -180,16 +182,8 @@ async def test_a_gateway_that_cannot_say_is_asked_once_more_and_then_it_is_unkno
 
 
 async def _died_in_the_call(stage: Stage, intent: Intended) -> None:
-    """The step to *calling* is made, nothing is called, and the time of the call is over."""
-    await stage.handle(intent)
-    await stage.decide()
-
-    async def die() -> None:
-        raise ConnectionError("the process dies here")
-
-    stage.context.hooks.arm("dispatch.calling", die)
-    with pytest.raises(ConnectionError):
-        await stage.dispatch.sender.start_calls()
+    """It died 32 s ago: the time of the call is over."""
+    await stage.die_in_the_call(intent)
     await stage.owner.execute(
         "UPDATE dispatch.message SET start_by = clock_timestamp() - interval '32 s', "
         "call_until = clock_timestamp() - interval '1 ms'"
@@ -266,6 +260,54 @@ async def test_somebody_who_writes_back_stop_gets_nothing_more(stage: Stage, cen
     assert len(await stage.events("Unsubscribed")) == 1
     [second] = await stage.deliver(stage.intent(user, channels=["sms"]))
     assert (second["state"], second["reason_code"]) == ("withheld", "opted-out")
+
+
+@pytest.mark.parametrize("preset", ["twilio", "smsc"])
+async def test_somebody_who_writes_stop_to_a_gateway_gets_nothing_more(
+    stage: Stage, gateways: SmsGatewayPeer, provider: httpx.AsyncClient, preset: str
+) -> None:
+    await tell(stage, "sms-gateway", gateway(gateways, preset))
+    user = await anna(stage)
+    [message] = await stage.deliver(stage.intent(user, channels=["sms"]))
+    stop = gateways.incoming(preset, message["address"], "СТОП", webhook(stage), id="SM-stop")
+    assert [await call(provider, stop) for _ in range(2)] == [200, 200]  # providers call twice
+    [event] = await stage.events("Unsubscribed")
+    assert (event.properties["channel"], event.properties["address"]) == ("sms", message["address"])
+    assert event.properties["topics"] == ["*"]
+    [second] = await stage.deliver(stage.intent(user, channels=["sms"]))
+    assert (second["state"], second["reason_code"]) == ("withheld", "opted-out")
+    assert len(gateways.messages()) == 1
+    await stage.learn(event)
+    assert await stage.owner.fetchval("SELECT count(*) FROM cdp.consent WHERE state = 'withdrawn'") == 1
+
+
+@pytest.mark.parametrize("preset", ["twilio", "smsc"])
+async def test_what_somebody_answers_over_a_gateway_is_told_once_and_without_the_words(
+    stage: Stage, gateways: SmsGatewayPeer, provider: httpx.AsyncClient, preset: str
+) -> None:
+    await tell(stage, "sms-gateway", gateway(gateways, preset))
+    [message] = await stage.deliver(stage.intent(await anna(stage), channels=["sms"]))
+    answer = gateways.incoming(preset, message["address"], "Спасибо, заберу", webhook(stage), id="SM-answer")
+    assert [await call(provider, answer) for _ in range(2)] == [200, 200]
+    [event] = await stage.events("SMS Replied")
+    assert event.properties["message_id"] == str(message["id"])
+    assert "Спасибо" not in await stage.owner.fetchval("SELECT string_agg(r::text, '') FROM dispatch.report r")
+    assert await stage.events("Unsubscribed") == []
+
+
+@pytest.mark.parametrize("preset", ["twilio", "smsc"])
+async def test_a_forged_stop_takes_nobody_s_consent(
+    stage: Stage, gateways: SmsGatewayPeer, provider: httpx.AsyncClient, preset: str
+) -> None:
+    await tell(stage, "sms-gateway", gateway(gateways, preset))
+    user = await anna(stage)
+    [message] = await stage.deliver(stage.intent(user, channels=["sms"]))
+    genuine = gateways.incoming(preset, message["address"], "hello", webhook(stage), id="SM-1")
+    forged = dict(parse_qsl(genuine.body.decode())) | {"Body" if preset == "twilio" else "mes": "STOP"}
+    assert await call(provider, Callback(genuine.url, genuine.headers, urlencode(forged).encode())) == 403
+    assert await stage.events("Unsubscribed") == []
+    [second] = await stage.deliver(stage.intent(user, channels=["sms"]))
+    assert second["state"] == "sent"
 
 
 async def test_the_session_follows_what_the_adapter_is_told(stage: Stage, centre: SmppPeer) -> None:

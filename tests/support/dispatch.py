@@ -29,6 +29,7 @@ from shared.events import (
     MESSAGES,
     Addressed,
     Cancelled,
+    Erased,
     Event,
     Guard,
     Intended,
@@ -170,7 +171,8 @@ class Stage:
         )
 
     async def handle(self, *records: MessageRecord) -> Applied:
-        rows = [Record(MESSAGES, 0, n, str(r.run).encode(), encode(r), {}) for n, r in enumerate(records)]
+        keys = [r.profile if isinstance(r, Erased) else r.run for r in records]
+        rows = [Record(MESSAGES, 0, n, str(keys[n]).encode(), encode(r), {}) for n, r in enumerate(records)]
         async with self.context.database.transaction() as tx:
             return await handle(tx, Batch("dispatch", MESSAGES, "test", self.clock.now(), rows))
 
@@ -190,6 +192,29 @@ class Stage:
         finally:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
+
+    async def die_in_the_call(self, intent: MessageRecord) -> None:
+        """The step to *calling* is made, and the process dies before anybody is called."""
+        await self.handle(intent)
+        await self.decide()
+
+        async def die() -> None:
+            raise ConnectionError("the process dies here")
+
+        self.context.hooks.arm("dispatch.calling", die)
+        try:
+            await self.dispatch.sender.start_calls()
+        except ConnectionError:
+            return
+        raise AssertionError("the process lived: nothing was about to be called")
+
+    async def call_ends_in(self, milliseconds: int) -> None:
+        """The time of all open calls is over then; a negative number: it is over."""
+        await self.owner.execute(
+            "UPDATE dispatch.message SET call_until = clock_timestamp() + make_interval(secs => $1 / 1000.0) "
+            "WHERE state = 'calling'",
+            milliseconds,
+        )
 
     async def _all_sent(self) -> bool:
         return not await self.owner.fetchval(

@@ -16,12 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -29,44 +24,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
-from tests.support.wait import until_blocking
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.peer_process import PeerProcess
 
 
-class HttpPeer:
-    """The test's side. The port stays the same over `kill` and `start`."""
-
-    module: ClassVar[str]
+class HttpPeer(PeerProcess):
+    """The test's side."""
 
     def __init__(self, **told: Any) -> None:
         """:param told: what the desk is told (its secrets), as JSON"""
-        self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-http-"))
+        super().__init__()
         (self.folder / "told.json").write_text(json.dumps(told))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
         self._scripts = 0
 
     @property
     def origin(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Start the process and wait until it listens."""
-        arguments = ["--port", str(self.port), "--folder", str(self.folder), "--parent", str(os.getpid())]
-        self._process = subprocess.Popen([sys.executable, "-m", self.module, *arguments], cwd=ROOT)
-        until_blocking(self._listens, what=f"{self.module} listens")
-
-    def kill(self) -> None:
-        """SIGKILL: connections break in the middle."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait(10)
-            self._process = None
 
     def script(self, *orders: dict[str, Any]) -> None:
         """From the next request on, these orders in turn."""
@@ -74,30 +48,6 @@ class HttpPeer:
         unfinished = self.folder / "script.new"
         unfinished.write_text(json.dumps({"number": self._scripts, "orders": orders}))
         unfinished.replace(self.folder / "script.json")
-
-    def entries(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The ledger, whole or of one kind, in the order of events."""
-        ledger = self.folder / "ledger.jsonl"
-        lines = ledger.read_text().splitlines() if ledger.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith("}")]
-        return [entry for entry in found if kind in (None, entry["kind"])]
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _listens(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError(f"{self.module} ended at once")
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
 
 
 @dataclass

@@ -17,12 +17,7 @@ import asyncio
 import base64
 import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -39,9 +34,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import NameOID
 
-from tests.support.wait import until_blocking
+from tests.support.peer_process import PeerProcess
 
-ROOT = Path(__file__).resolve().parents[2]
 Entry = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -69,51 +63,23 @@ class Mood:
     """For every push from now on, not only the next."""
 
 
-class PushPeer:
-    """The test's side: starts, steers and reads the peer. The port stays the same over `kill` and `start`."""
-
-    module: ClassVar[str]
+class PushPeer(PeerProcess):
+    """The test's side. The ledger's kinds: `taken`, `refused` (with `why`), and what the peer has besides."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-push-"))
+        super().__init__()
         (self.folder / "moods").mkdir()
-        self.ledger = self.folder / "ledger.jsonl"
         self.authority = _certificates(self.folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
         self._moods = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start the process and wait until it listens."""
-        arguments = ["--port", str(self.port), "--folder", str(self.folder), "--parent", str(os.getpid())]
-        self._process = subprocess.Popen([sys.executable, "-m", self.module, *arguments], cwd=ROOT)
-        until_blocking(self._listens, what=f"{self.module} listens")
-
-    def kill(self) -> None:
-        """SIGKILL: connections break in the middle."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """An orderly end."""
-        self._end(signal.SIGTERM)
-
     def answer(self, **mood: Any) -> None:
         """How the next push is met, after those said before. Fields of `Mood`."""
         self._moods += 1
         put(self.folder / "moods" / f"{self._moods:06d}.json", asdict(Mood(**mood)))
-
-    def entries(self, kind: str | None = None) -> list[Entry]:
-        """The ledger, all or entries of one kind: `taken`, `refused` (with `why`), and what the peer has besides."""
-        if not self.ledger.exists():
-            return []
-        entries: list[Entry] = [json.loads(line) for line in self.ledger.read_text().splitlines() if line.endswith("}")]
-        return [entry for entry in entries if kind is None or entry["kind"] == kind]
 
     def pushes(self) -> list[Entry]:
         """What it took, in order."""
@@ -122,29 +88,6 @@ class PushPeer:
     def refusals(self) -> list[str]:
         """Why it refused what it refused."""
         return [entry["why"] for entry in self.entries("refused")]
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _listens(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError("the peer ended at once")
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
-
-    def _end(self, signal_number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal_number)
-            self._process.wait(10)
-            self._process = None
 
 
 def put(file: Path, content: Any) -> None:

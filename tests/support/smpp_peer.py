@@ -15,22 +15,16 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
-import signal
 import socket
 import ssl
 import struct
-import subprocess
-import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tests.support.wait import until_blocking
+from tests.support.peer_process import SteeredPeer, free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_ID, PASSWORD = "shop", "secret08"
 
 
@@ -56,62 +50,25 @@ class Behaviour:
     """submit_sm_resp tells ids in hexadecimal, receipts in decimal."""
 
 
-class SmppPeer:
-    """The test's side: starts, steers and reads the peer. The ports stay the same over `kill` and `start`."""
+class SmppPeer(SteeredPeer):
+    """The centre. The ledger's kinds: `bind`, `part`, `refused`, `wrong`, `enquire`, `unbind`, `end`."""
+
+    module = "tests.support.smpp_peer"
+    behaviours = Behaviour
 
     def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
         """:param certificate: files of a certificate and its key: then it speaks TLS only"""
-        self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-smpp-"))
-        self.behaviour = Behaviour()
+        super().__init__()
         self._certificate = certificate
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            two.bind(("127.0.0.1", 0))
-            self.port: int = one.getsockname()[1]
-            self.control: int = two.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
+        self.control = free_port()
 
-    def start(self) -> None:
-        self.behave()
-        arguments = ["--port", str(self.port), "--control", str(self.control), "--folder", str(self.folder)]
-        arguments += ["--parent", str(os.getpid())]
-        if self._certificate is not None:
-            arguments += ["--certificate", *map(str, self._certificate)]
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.support.smpp_peer", *arguments], cwd=ROOT)
-        until_blocking(self._answers, what="the SMPP peer answers")
+    def arguments(self) -> list[str]:
+        secured = ["--certificate", *map(str, self._certificate)] if self._certificate is not None else []
+        return ["--control", str(self.control), *secured]
 
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def freeze(self) -> None:
-        """SIGSTOP: the line stands, and nobody speaks on it."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def behave(self, **changes: Any) -> None:
-        """Change the behaviour from now on. Fields of `Behaviour`."""
-        self.behaviour = Behaviour(**{**asdict(self.behaviour), **changes})
-        unfinished = self.folder / "behaviour.new"
-        unfinished.write_text(json.dumps(asdict(self.behaviour)))
-        unfinished.replace(self.folder / "behaviour.json")
-
-    def reset(self) -> None:
-        """An empty ledger and good behaviour, for the next test."""
-        self.behaviour = Behaviour()
-        self.behave()
-        if (ledger := self.folder / "ledger.jsonl").exists():
-            os.truncate(ledger, 0)
-
-    def entries(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The ledger: each `{"kind": "bind" | "part" | "refused" | "wrong" | "enquire" | "unbind" | "end", …}`."""
-        ledger = self.folder / "ledger.jsonl"
-        lines = ledger.read_text().splitlines() if ledger.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith("}")]
-        return [entry for entry in found if kind in (None, entry["kind"])]
+    def answers(self) -> bool:
+        with socket.socket() as probe:  # not the port itself: a session that says nothing would stand in the ledger
+            return probe.connect_ex(("127.0.0.1", self.control)) == 0
 
     def messages(self) -> list[dict[str, Any]]:
         """What it took whole: `id` (of the last part), `phone`, `text`, `parts`."""
@@ -148,26 +105,6 @@ class SmppPeer:
         with socket.create_connection(("127.0.0.1", self.control), timeout=10) as line:
             line.sendall(json.dumps(order).encode() + b"\n")
             return int(json.loads(line.makefile().readline())["status"])
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end(signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError("the SMPP peer ended at once")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.control)) == 0
-
-    def _end(self, signal_number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal_number)
-            self._process.wait(10)
-            self._process = None
 
 
 # ── the peer's own process ────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,24 +15,18 @@ import base64
 import hashlib
 import json
 import os
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
-from tests.support.wait import until_blocking
+from tests.support.peer_process import SteeredPeer
 
-ROOT = Path(__file__).resolve().parents[2]
 LOGINS = {"twilio": "AC00000000000000000000000000000001", "smsc": "shop", "sms_aero": "a@b.ru", "sms_traffic": "shop"}
 PASSWORD = "peer-password"
 SECRET = "peer-webhook-secret"
@@ -80,60 +74,15 @@ class Callback:
         return dict(parse_qsl(urlsplit(self.url).query))
 
 
-class SmsGatewayPeer:
-    """The test's side: starts, steers and reads the peer. The port stays the same over `kill` and `start`."""
+class SmsGatewayPeer(SteeredPeer):
+    """All four gateways at one port. The ledger's kinds: `taken`, `refused`, `asked`."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-sms-"))
-        self.behaviour = Behaviour()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
+    module = "tests.support.sms_gateway_peer"
+    behaviours = Behaviour
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self.behave()
-        arguments = ["--port", str(self.port), "--folder", str(self.folder), "--parent", str(os.getpid())]
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.support.sms_gateway_peer", *arguments], cwd=ROOT)
-        until_blocking(self._answers, what="the SMS gateways answer")
-
-    def kill(self) -> None:
-        """SIGKILL: connections break in the middle."""
-        self._end(signal.SIGKILL)
-
-    def freeze(self) -> None:
-        """SIGSTOP: the line stands, and nobody speaks on it."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def behave(self, **changes: Any) -> None:
-        """Change the behaviour from now on. Fields of `Behaviour`."""
-        self.behaviour = Behaviour(**{**asdict(self.behaviour), **changes})
-        unfinished = self.folder / "behaviour.new"
-        unfinished.write_text(json.dumps(asdict(self.behaviour)))
-        unfinished.replace(self.folder / "behaviour.json")
-
-    def reset(self) -> None:
-        """An empty ledger and good behaviour, for the next test."""
-        self.behaviour = Behaviour()
-        self.behave()
-        if (ledger := self.folder / "ledger.jsonl").exists():
-            os.truncate(ledger, 0)
-
-    def entries(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The ledger, in the order of events: each `{"kind": "taken" | "refused" | "asked", …}`."""
-        ledger = self.folder / "ledger.jsonl"
-        lines = ledger.read_text().splitlines() if ledger.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith("}")]
-        return [entry for entry in found if kind in (None, entry["kind"])]
 
     def messages(self) -> list[dict[str, Any]]:
         """What it took: `gateway, id, key, phone, text, segments, callback`."""
@@ -142,30 +91,17 @@ class SmsGatewayPeer:
     def callback(self, id: str, state: str, fixed: str = "", **fields: str) -> Callback:
         """The call by which the provider would tell of this state, made by the peer. `fixed`: to which address, for
         gateways that are told one for all messages; `fields`: what else the call says."""
-        query = urlencode({"id": id, "state": state, "fixed": fixed, **{f"x_{k}": v for k, v in fields.items()}})
-        with urllib.request.urlopen(f"{self.url}/_callback?{query}", timeout=5) as answer:
+        return self._made("_callback", fields, id=id, state=state, fixed=fixed)
+
+    def incoming(self, gateway: str, phone: str, text: str, fixed: str, id: str = "", **fields: str) -> Callback:
+        """The call by which the provider would hand on what a person wrote, made by the peer. `id`: its own for it."""
+        return self._made("_incoming", fields, gateway=gateway, phone=phone, text=text, fixed=fixed, id=id)
+
+    def _made(self, what: str, fields: dict[str, str], **said: str) -> Callback:
+        query = urlencode({**said, **{f"x_{name}": value for name, value in fields.items()}})
+        with urllib.request.urlopen(f"{self.url}/{what}?{query}", timeout=5) as answer:
             made = json.load(answer)
         return Callback(made["url"], made["headers"], base64.b64decode(made["body"]))
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end(signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError("the SMS gateway peer ended at once")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def _end(self, signal_number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal_number)
-            self._process.wait(10)
-            self._process = None
 
 
 # ── the peer's own process ────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,8 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         url = urlsplit(self.path)
-        if url.path == "/_callback":
-            return self._say(200, json.dumps(_callback(self.desk, dict(parse_qsl(url.query)))).encode())
+        if (made := _CALLS.get(url.path)) is not None:
+            return self._say(200, json.dumps(made(self.desk, dict(parse_qsl(url.query)))).encode())
         gateway = next((g for path, g in _GATEWAYS.items() if url.path.startswith(path)), None)
         if gateway is None:
             return self._say(404, b"no such gateway")
@@ -432,33 +368,58 @@ def _state_sms_traffic(handler: _Handler, path: str, fields: dict[str, Any]) -> 
 
 def _callback(desk: _Desk, asked: dict[str, str]) -> dict[str, Any]:
     """The call that the gateway would make, with its own proof."""
-    message, state = desk.taken[asked["id"]], asked["state"]
-    extra = {name[2:]: value for name, value in asked.items() if name.startswith("x_")}
+    message, state, extra = desk.taken[asked["id"]], asked["state"], _extra(asked)
     url = message["callback"] or asked["fixed"]
-    headers = {"content-type": "application/x-www-form-urlencoded"}
     if message["gateway"] == "twilio":
-        from twilio.request_validator import RequestValidator
-
         form = {
             "MessageSid": message["id"],
             "MessageStatus": state,
             "To": message["phone"],
             "AccountSid": "AC1",
         } | extra
-        headers["x-twilio-signature"] = RequestValidator(PASSWORD).compute_signature(url, form)
-    elif message["gateway"] == "smsc":
+        return _call(url, form, _by_twilio(url, form))
+    if message["gateway"] == "smsc":
         phone = message["phone"].lstrip("+")
-        signed = f"{message['id']}:{phone}:{state}:{SECRET}".encode()
         form = {"id": message["id"], "phone": phone, "status": state, "ts": "1773133200", **extra}
-        form |= {"md5": hashlib.md5(signed).hexdigest(), "sha1": hashlib.sha1(signed).hexdigest()}
-    elif message["gateway"] == "sms_aero":
-        form = {"id": message["id"], "status": state, **extra}
-    else:
-        form = {"sms_id": message["id"], "status": state, "delivery_date": "2026-03-10 12:00:00", **extra}
-    body = urlencode(form, quote_via=quote).encode()
-    return {"url": url, "headers": headers, "body": base64.b64encode(body).decode()}
+        return _call(url, form | _by_smsc(message["id"], phone, state))
+    if message["gateway"] == "sms_aero":
+        return _call(url, {"id": message["id"], "status": state, **extra})
+    return _call(url, {"sms_id": message["id"], "status": state, "delivery_date": "2026-03-10 12:00:00", **extra})
 
 
+def _incoming(desk: _Desk, asked: dict[str, str]) -> dict[str, Any]:
+    """What a person wrote, as the gateway would hand it on, with its own proof."""
+    url, phone, text, extra = asked["fixed"], asked["phone"], asked["text"], _extra(asked)
+    if asked["gateway"] == "twilio":
+        form = {"MessageSid": asked["id"], "SmsStatus": "received", "From": phone, "To": "+15005550006", "Body": text}
+        form |= {"NumMedia": "0", "AccountSid": LOGINS["twilio"], **extra}
+        return _call(url, form, _by_twilio(url, form))
+    form = {"phone": phone.lstrip("+"), "mes": text, "to": "79160000000", **extra}
+    return _call(url, form | _by_smsc(form["phone"], text, form["to"]))
+
+
+def _extra(asked: dict[str, str]) -> dict[str, str]:
+    return {name[2:]: value for name, value in asked.items() if name.startswith("x_")}
+
+
+def _call(url: str, form: dict[str, str], headers: dict[str, str] | None = None) -> dict[str, Any]:
+    body = base64.b64encode(urlencode(form, quote_via=quote).encode()).decode()
+    said = {"content-type": "application/x-www-form-urlencoded", **(headers or {})}
+    return {"url": url, "headers": said, "body": body}
+
+
+def _by_twilio(url: str, form: dict[str, str]) -> dict[str, str]:
+    from twilio.request_validator import RequestValidator
+
+    return {"x-twilio-signature": RequestValidator(PASSWORD).compute_signature(url, form)}
+
+
+def _by_smsc(*parts: str) -> dict[str, str]:
+    signed = ":".join((*parts, SECRET)).encode()
+    return {"md5": hashlib.md5(signed).hexdigest(), "sha1": hashlib.sha1(signed).hexdigest()}
+
+
+_CALLS = {"/_callback": _callback, "/_incoming": _incoming}
 _GATEWAYS = {"/2010-04-01/": "twilio", "/sys/": "smsc", "/v2/": "sms_aero", "/multi.php": "sms_traffic"}
 _ORDERS = {
     "twilio": _order_twilio,

@@ -16,25 +16,19 @@ import email
 import email.policy
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
-import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from tests.support.authority import Authority
-from tests.support.wait import until_blocking
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.peer_process import SteeredPeer
 
 
 @dataclass
@@ -71,8 +65,11 @@ class Letter:
     message: EmailMessage
 
 
-class SmtpPeer:
-    """The test's side: starts, steers and reads the peer. The port stays the same over `kill` and `start`."""
+class SmtpPeer(SteeredPeer):
+    """The server. The ledger's kinds: `rcpt`, `refused`, `taken`, `auth`."""
+
+    module = "tests.support.smtp_peer"
+    behaviours = Behaviour
 
     def __init__(
         self,
@@ -86,9 +83,7 @@ class SmtpPeer:
 
         :param users: who may send, by password; by default everybody
         """
-        self.folder = Path(tempfile.mkdtemp(prefix="dripline-test-smtp-"))
-        self.ledger = self.folder / "ledger.jsonl"
-        self.behaviour = Behaviour()
+        super().__init__()
         self.authority = Authority(self.folder)
         certificate, key = self.authority.server(name)
         server = {"security": security, "certificate": str(certificate), "key": str(key)}
@@ -96,57 +91,15 @@ class SmtpPeer:
             json.dumps({**server, "users": users or {}, "mechanisms": list(mechanisms)})
         )
         self._greets = security != "tls"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """As SMTP_URL takes it."""
         return f"smtp://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start the process and wait until it answers."""
-        self.behave()
-        arguments = ["--port", str(self.port), "--folder", str(self.folder), "--parent", str(os.getpid())]
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.support.smtp_peer", *arguments], cwd=ROOT)
-        until_blocking(self._answers, what="the SMTP peer answers")
-
-    def freeze(self) -> None:
-        """Its connections stand, and nobody answers on them: as behind a router that has forgotten them."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Goes on after `freeze`."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL: connections break in the middle."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """An orderly end."""
-        self._end(signal.SIGTERM)
-
     def reply(self, recipient: str, answer: str) -> None:
         """Answer RCPT of `recipient` with `answer` from now on."""
         self.behave(replies={**self.behaviour.replies, recipient: answer})
-
-    def behave(self, **changes: Any) -> None:
-        """Change the behaviour, for all letters to come. Fields of `Behaviour`."""
-        self.behaviour = Behaviour(**{**asdict(self.behaviour), **changes})
-        unfinished = self.folder / "behaviour.new"
-        unfinished.write_text(json.dumps(asdict(self.behaviour)))
-        unfinished.replace(self.folder / "behaviour.json")
-
-    def entries(self) -> list[dict[str, Any]]:
-        """The whole ledger: each `{"kind": "rcpt" | "refused" | "taken", …}` in the order of events."""
-        if not self.ledger.exists():
-            return []
-        return [json.loads(line) for line in self.ledger.read_text().splitlines() if line.endswith("}")]
 
     def letters(self, recipient: str | None = None) -> list[Letter]:
         """The letters it took, all or those to one recipient."""
@@ -157,32 +110,16 @@ class SmtpPeer:
                 at=entry["at"],
                 message=email.message_from_string(entry["content"], policy=email.policy.default),
             )
-            for entry in self.entries()
-            if entry["kind"] == "taken" and (recipient is None or recipient in entry["recipients"])
+            for entry in self.entries("taken")
+            if recipient is None or recipient in entry["recipients"]
         ]
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise AssertionError("the SMTP peer ended at once")
+    def answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 return not self._greets or connection.recv(3) == b"220"
         except OSError:
             return False
-
-    def _end(self, signal_number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal_number)
-            self._process.wait(10)
-            self._process = None
 
 
 class _Desk:

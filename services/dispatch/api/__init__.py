@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter
 
 from services.dispatch.api import adapters as adapters_api
-from services.dispatch.api import configuration, inbox, messages, templates
+from services.dispatch.api import channels, inbox, messages, offers, suppressions, switches, templates
 from services.dispatch.channels.base import Adapter
 from services.dispatch.links import Signer
 from services.dispatch.subscriptions import Subscriptions
@@ -27,7 +27,10 @@ def routers(
     return [
         messages.router(context, signer),
         templates.router(context, signer, shop),
-        configuration.router(context, adapters, subscriptions),
+        offers.router(context),
+        channels.router(context, adapters),
+        switches.router(context),
+        suppressions.router(context, adapters, subscriptions),
         adapters_api.router(desk),
         inbox.router(context, adapters, signer),
     ]

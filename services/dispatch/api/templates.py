@@ -1,8 +1,8 @@
-"""`/v1/templates` and `/v1/offers`: what messages say, and the codes that go with them."""
+"""`/v1/templates`: what messages say."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from services.dispatch.api.common import Limit, Marketing, Read, not_found, refused
-from services.dispatch.documents import OfferDocument, TemplateDocument
+from services.dispatch.documents import TemplateDocument
 from services.dispatch.links import Signer
 from services.dispatch.segments import segments
 from services.dispatch.store import catalogue
@@ -20,7 +20,6 @@ from services.dispatch.templates import PARTS, Template, TemplateFault, as_varia
 from services.dispatch.view import Shop, example
 from shared.auth import log_change
 from shared.db import Tx
-from shared.durations import format_duration, parse_duration
 from shared.errors import Problem, field_error
 from shared.service import Context
 
@@ -63,23 +62,11 @@ class PreviewOut(BaseModel):
     reason: str | None = None
 
 
-class OfferOut(OfferDocument):
-    id: UUID
-    version: int
-    updated_at: datetime
-
-
-class OfferPage(BaseModel):
-    items: list[OfferOut]
-    next: str | None
-
-
 def router(context: Context, signer: Signer, shop: Shop) -> APIRouter:
     """The routes."""
     routes = APIRouter()
     _templates(routes, context)
     _preview(routes, context, signer, shop)
-    _offers(routes, context)
     return routes
 
 
@@ -94,10 +81,8 @@ def _templates(routes: APIRouter, context: Context) -> None:
                 tx, body.name, body.title, body.purpose, body.parts(), principal.name, now, context.bits
             )
             if made is None:
-                raise Problem(
-                    409, "The name is taken", f"There is a template {body.name}: PUT /v1/templates/{body.name} changes it.",
-                    [field_error(["name"], "is taken")],
-                )  # fmt: skip
+                detail = f"There is a template {body.name}: PUT /v1/templates/{body.name} changes it."
+                raise Problem(409, "The name is taken", detail, [field_error(["name"], "is taken")])
             await log_change(tx, principal, "template.create", f"template {body.name}", None, body.model_dump(), now)
             return await _read_template(tx, body.name)
 
@@ -119,27 +104,17 @@ def _templates(routes: APIRouter, context: Context) -> None:
         _check(body)
         now = context.clock.now()
         async with context.database.transaction() as tx:
-            row = await catalogue.find_template(tx, template, lock=True)
-            if row is None:
-                raise not_found("template", template)
+            row = await _find(tx, template, lock=True)
             if row["name"] != body.name:
-                raise Problem(
-                    422, "A template keeps its name", errors=[field_error(["name"], f"must be {row['name']}")]
-                )
+                wrong = field_error(["name"], f"must be {row['name']}")
+                raise Problem(422, "A template keeps its name", errors=[wrong])
             before = _document(row)
             if before != body or row["archived"]:
                 await catalogue.change_template(
                     tx, body.name, row["version"] + 1, body.title, body.purpose, body.parts(), principal.name, now
                 )
-                await log_change(
-                    tx,
-                    principal,
-                    "template.change",
-                    f"template {body.name}",
-                    before.model_dump(),
-                    body.model_dump(),
-                    now,
-                )
+                was, subject = before.model_dump(), f"template {body.name}"
+                await log_change(tx, principal, "template.change", subject, was, body.model_dump(), now)
             return await _read_template(tx, body.name)
 
     @routes.delete("/v1/templates/{template}", status_code=204, tags=["templates"], summary="Archive a template")
@@ -147,9 +122,7 @@ def _templates(routes: APIRouter, context: Context) -> None:
         """Messages that name it are withheld from now on."""
         now = context.clock.now()
         async with context.database.transaction() as tx:
-            row = await catalogue.find_template(tx, template, lock=True)
-            if row is None:
-                raise not_found("template", template)
+            row = await _find(tx, template, lock=True)
             await catalogue.archive_template(tx, row["name"], now)
             await log_change(tx, principal, "template.archive", f"template {row['name']}", None, None, now)
 
@@ -186,58 +159,6 @@ def _previewed(made: Template, part: str, variables: dict[str, Any], signer: Sig
     )
 
 
-def _offers(routes: APIRouter, context: Context) -> None:
-    @routes.post("/v1/offers", status_code=201, tags=["offers"], summary="Make or change an offer")
-    async def put(body: OfferDocument, principal: Marketing) -> OfferOut:
-        """Codes that were given out already stay what they are."""
-        now = context.clock.now()
-        seconds = parse_duration(body.valid).total_seconds() if body.valid else None
-        forms = {form: one.model_dump(exclude_none=True) for form, one in body.forms.items()}
-        guard = body.unless_bought.model_dump() if body.unless_bought else None
-        async with context.database.transaction() as tx:
-            before = await catalogue.find_offer(tx, body.name)
-            if (
-                before is None
-                or _offer(before).model_dump(exclude={"id", "version", "updated_at"}) != body.model_dump()
-            ):
-                await catalogue.put_offer(
-                    tx, body.name, body.title, body.code, seconds, forms, now, context.bits, guard
-                )
-                was = _offer(before).model_dump(mode="json") if before else None
-                await log_change(tx, principal, "offer.put", f"offer {body.name}", was, body.model_dump(), now)
-            row = await catalogue.find_offer(tx, body.name)
-            assert row is not None
-            return _offer(row)
-
-    @routes.get("/v1/offers", tags=["offers"], summary="List offers")
-    async def listed(_: Read, limit: Limit = 50, cursor: str | None = None) -> OfferPage:
-        async with context.database.transaction() as tx:
-            rows = await catalogue.list_offers(tx, cursor or "", limit + 1)
-        items = [_offer(row) for row in rows[:limit]]
-        return OfferPage(items=items, next=items[-1].name if len(rows) > limit else None)
-
-    @routes.get("/v1/offers/{offer}", tags=["offers"], summary="Read an offer, by name or id")
-    async def read(offer: str, _: Read) -> OfferOut:
-        async with context.database.transaction() as tx:
-            row = await catalogue.find_offer(tx, offer)
-        if row is None:
-            raise not_found("offer", offer)
-        return _offer(row)
-
-    @routes.delete("/v1/offers/{offer}", status_code=204, tags=["offers"], summary="Delete an offer")
-    async def delete(offer: str, principal: Marketing) -> None:
-        """Messages that name it are withheld from now on."""
-        now = context.clock.now()
-        async with context.database.transaction() as tx:
-            row = await catalogue.find_offer(tx, offer)
-            if row is None:
-                raise not_found("offer", offer)
-            await catalogue.delete_offer(tx, row["name"])
-            await log_change(
-                tx, principal, "offer.delete", f"offer {row['name']}", _offer(row).model_dump(mode="json"), None, now
-            )
-
-
 def _check(body: TemplateDocument) -> None:
     if faults := body.faults():
         raise refused("The template cannot be used", faults)
@@ -250,8 +171,8 @@ def _draft(name: str, document: dict[str, Any]) -> TemplateDocument:
         raise Problem.of_validation(problem, ["template"], "The draft is not valid") from None
 
 
-async def _find(tx: Tx, template: str) -> asyncpg.Record:
-    row = await catalogue.find_template(tx, template)
+async def _find(tx: Tx, template: str, *, lock: bool = False) -> asyncpg.Record:
+    row = await catalogue.find_template(tx, template, lock=lock)
     if row is None:
         raise not_found("template", template)
     return row
@@ -268,9 +189,3 @@ def _document(row: asyncpg.Record) -> TemplateDocument:
 def _template(row: asyncpg.Record) -> TemplateOut:
     more = {name: row[name] for name in ("id", "version", "archived", "updated_at", "by")}
     return TemplateOut(**_document(row).model_dump(), **more)
-
-
-def _offer(row: asyncpg.Record) -> OfferOut:
-    valid = format_duration(timedelta(seconds=row["valid_seconds"])) if row["valid_seconds"] is not None else None
-    same = ("id", "name", "title", "code", "forms", "unless_bought", "version", "updated_at")
-    return OfferOut(**{name: row[name] for name in same}, valid=valid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ import msgspec
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.dispatch.channels.base import AdapterSettings, Report, Result, Told
+from services.dispatch.channels.sms_incoming import written_back
 from services.dispatch.segments import alphabet_of, encoded, split
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ _WORDS = {
     "REJECTD": 8,
     "ENROUTE": 1,
 }
-_STOP_WORDS = {"stop", "стоп", "stopall", "unsubscribe", "отписка", "отмена"}
 _RECEIPT = re.compile(r"\b(id|stat|err|done date):([^ ]*)", re.IGNORECASE)
 # Optional parameters.
 _MESSAGE_STATE, _RECEIPTED_ID = 0x0427, 0x001E
@@ -216,16 +215,6 @@ def _done(text: str, zone: str) -> datetime | None:
 
 
 def _reply(delivery: smpp34.DeliverSm, at: datetime) -> Report | None:
-    """What a person sent: a word that means stop, or an answer. The text itself is not kept."""
-    number = re.sub(r"\D", "", delivery.source_addr)
-    if not number:
-        return None
+    """What a person sent. A deliver_sm has no id of its own."""
     coding = "utf-16-be" if delivery.data_coding == _UCS2 else "latin-1"
-    text = delivery.short_message.decode(coding, "replace").strip().strip(".!").casefold()
-    what: Told = "unsubscribed" if text in _STOP_WORDS else "replied"
-    # A deliver_sm has no id of its own. The same answer on the same day is one that the centre repeats. Nobody who says stop
-    # is taken for a repeat: they may have subscribed anew in between, and the ledger knows whether it changes anything.
-    said = at.astimezone(UTC)
-    when = said.isoformat() if what == "unsubscribed" else said.date().isoformat()
-    words = hashlib.sha256(f"{number}/{text}/{when}".encode()).hexdigest()[:32]
-    return Report(what, f"{words}/{what}", address=f"+{number}", detail="an SMS came back")
+    return written_back(delivery.source_addr, delivery.short_message.decode(coding, "replace"), at)

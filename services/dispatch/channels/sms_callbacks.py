@@ -14,7 +14,8 @@ import msgspec
 
 from services.dispatch.channels.base import Call, Forged, Received, Report, Unreadable
 from services.dispatch.channels.sms_answers import cleaned, moment, report_id, state_of
-from services.dispatch.channels.sms_preset import Callbacks, Preset, money_at
+from services.dispatch.channels.sms_incoming import written_back
+from services.dispatch.channels.sms_preset import Callbacks, Incoming, Preset, Proof, money_at
 
 MOST_FIELDS = 200
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -39,19 +40,37 @@ def received(preset: Preset, call: Call, address: str, password: str, secret: st
     :raises Forged: it does not prove that it is the provider's
     :raises Unreadable: a field is missing or wrong
     """
-    callbacks = preset.callbacks
-    if callbacks is None:
-        raise Unreadable(f"the preset {preset.title} expects no calls")
     try:
         form = _form(call)
     except Unreadable:
         # What cannot be read can be proven by its address alone.
-        _prove(callbacks, call, {}, address, password, secret)
+        if preset.callbacks is not None:
+            _prove(preset.callbacks.proof, preset.callbacks.message, call, {}, address, password, secret)
         raise
-    _prove(callbacks, call, form, address, password, secret)
     fields = {**call.query, **form}
+    incoming, callbacks = preset.incoming, preset.callbacks
+    if incoming is not None and incoming.text in fields and (callbacks is None or callbacks.state not in fields):
+        _prove(incoming.proof, "", call, form, address, password, secret)
+        written = _written(incoming, call, fields)
+        return Received([written] if written else [], 200, incoming.reply.encode(), incoming.reply_type)
+    if callbacks is None:
+        raise Unreadable(f"the preset {preset.title} expects no such calls")
+    _prove(callbacks.proof, callbacks.message, call, form, address, password, secret)
     report = _report(preset, callbacks, call, fields, currency)
     return Received([report] if report else [], body=callbacks.reply.encode())
+
+
+def _written(incoming: Incoming, call: Call, fields: Mapping[str, str]) -> Report | None:
+    if incoming.phone not in fields:
+        raise Unreadable(f"the field {incoming.phone}, which says who wrote, is missing")
+    return written_back(
+        fields[incoming.phone],
+        fields[incoming.text],
+        call.at,
+        id=fields.get(incoming.id, "") if incoming.id else "",
+        stopped=bool(incoming.stop) and fields.get(incoming.stop, "") in incoming.stop_values,
+        stop_words=incoming.stop_words,
+    )
 
 
 def _form(call: Call) -> dict[str, str]:
@@ -74,16 +93,18 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _prove(callbacks: Callbacks, call: Call, form: Mapping[str, str], address: str, password: str, secret: str) -> None:
-    proof = callbacks.proof
+def _prove(
+    proof: Proof, message: str, call: Call, form: Mapping[str, str], address: str, password: str, secret: str
+) -> None:
+    """`message`: as `Callbacks` has it, "" for calls about none of ours. Raises Forged."""
     if proof.kind == "twilio":
         proven = bool(password) and _same(
             call.headers.get("x-twilio-signature", ""), _signature(call, address, password)
         )
     elif proof.kind == "digests":
-        proven = bool(secret) and _digests(callbacks, {**call.query, **form}, secret)
+        proven = bool(secret) and _digests(proof, {**call.query, **form}, secret)
     else:
-        proven = bool(secret) and _token(callbacks, call.query, secret)
+        proven = bool(secret) and _token(message, call.query, secret)
     if not proven:
         raise Forged(f"the call does not carry the proof ({proof.kind}) that it comes from the provider")
 
@@ -96,19 +117,19 @@ def _signature(call: Call, address: str, password: str) -> str:
     return base64.b64encode(hmac.new(password.encode(), signed.encode(), hashlib.sha1).digest()).decode()
 
 
-def _digests(callbacks: Callbacks, fields: Mapping[str, str], secret: str) -> bool:
+def _digests(proof: Proof, fields: Mapping[str, str], secret: str) -> bool:
     """All digests that are there are right, and there is one."""
-    given = {name: kind for name, kind in callbacks.proof.digests.items() if fields.get(name)}
+    given = {name: kind for name, kind in proof.digests.items() if fields.get(name)}
     signed = _FIELD.sub(
-        lambda found: secret if found.group(1) == "secret" else fields.get(found.group(1), ""), callbacks.proof.signs
+        lambda found: secret if found.group(1) == "secret" else fields.get(found.group(1), ""), proof.signs
     )
     return bool(given) and all(
         _same(fields[name].lower(), hashlib.new(kind, signed.encode()).hexdigest()) for name, kind in given.items()
     )
 
 
-def _token(callbacks: Callbacks, query: Mapping[str, str], secret: str) -> bool:
-    if callbacks.message != "m":
+def _token(message: str, query: Mapping[str, str], secret: str) -> bool:
+    if message != "m":
         return _same(query.get("t", ""), secret)
     try:
         return _same(query.get("t", ""), token(secret, UUID(query.get("m", ""))))

@@ -40,8 +40,8 @@ class SmsGatewaySettings(AdapterSettings):
     sender: str = Field(default="", max_length=40, description="The sender's name or number, as registered there.")
     webhook_secret: SecretStr | None = Field(
         default=None,
-        description="Proves delivery reports: the secret set in the account (SMSC), or any long random text "
-        "(SMS Aero, SMS Traffic). Twilio needs none.",
+        description="Proves delivery reports and incoming messages: the secret set in the account (SMSC), or any long "
+        "random text (SMS Aero, SMS Traffic). Twilio needs none.",
     )
 
     @model_validator(mode="after")

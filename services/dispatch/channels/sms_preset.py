@@ -170,6 +170,24 @@ class Callbacks(Part):
     reply: str = ""
 
 
+class Incoming(Part):
+    """What people write back: the provider's calls to the same address that have the field `text` and not that of a
+    report's state. `phone`: who wrote; `id`: the provider's for this message, by which a repeat is told ("": it tells
+    none). `stop`: the field in which the provider says by one of `stop_values` that it takes the message for a stop;
+    `stop_words`: words that mean stop with this provider, besides those that mean it everywhere. The proof `token` is the
+    secret itself. `reply`, of the type `reply_type`: what the provider wants to hear."""
+
+    proof: Proof
+    phone: str
+    text: str
+    id: str = ""
+    stop: str = ""
+    stop_values: Texts = ()
+    stop_words: Texts = ()
+    reply: str = ""
+    reply_type: str = "text/plain; charset=utf-8"
+
+
 class Preset(Part):
     """A provider's gateway. `currency`: of the amounts that it names; other shops count their own price. `unconfirmed`:
     what could not be found in the provider's own documents."""
@@ -184,6 +202,7 @@ class Preset(Part):
     query: Query | None = None
     search: Query | None = None
     callbacks: Callbacks | None = None
+    incoming: Incoming | None = None
 
 
 @lru_cache(maxsize=1)

@@ -75,8 +75,9 @@ class Smtp(Adapter):
     address_kind = "email"
     part = "email"
     settings_type = SmtpSettings
-    # From the start of the exchange; `start by` is checked again before DATA, and the letter then has 20 s.
-    timeout = timedelta(seconds=ENVELOPE_SECONDS + COMMAND_SECONDS + DATA_SECONDS)
+    # `start by` is checked again before DATA: DATA, the letter and, if it is refused, RSET come after it. The envelope of one
+    # that may not start any more takes no longer.
+    timeout = timedelta(seconds=COMMAND_SECONDS + DATA_SECONDS + COMMAND_SECONDS)
     repeatable = False
     sessions = 16
     preference = 10

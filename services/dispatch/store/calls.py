@@ -169,7 +169,7 @@ async def lock_messages(tx: Tx, messages: Sequence[UUID]) -> None:
 
 async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> list[Chosen]:
     """Writes what came of attempts; returns the messages that it changed. An answer that comes after the call was given
-    up as unknown still counts, unless another attempt began meanwhile."""
+    up as unknown still counts, unless another attempt began meanwhile, or a report told how this one ended."""
     ordered = sorted(answered, key=lambda one: one.message)
     columns = _answer_columns(ordered)
     rows = await tx.fetch(
@@ -197,6 +197,8 @@ async def store_answers(tx: Tx, answered: Sequence[Answered], now: datetime) -> 
         WHERE m.id = a.message AND m.attempts = a.number
           AND (m.state = 'calling' OR (m.state = 'unknown' OR m.state = 'queued' AND m.pinned IS NOT NULL)
                AND a.outcome NOT IN ('unknown', 'late'))
+          AND NOT EXISTS (SELECT FROM dispatch.attempt t
+                          WHERE t.message = a.message AND t.number = a.number AND t.outcome <> 'unknown')
         RETURNING {COLUMNS}
         """,
         *columns,

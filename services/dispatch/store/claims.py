@@ -20,9 +20,10 @@ LEASE_SECONDS = 5.0
 
 
 class Due(msgspec.Struct, frozen=True):
-    """A message to be decided. `pinned`: the only channel it may take; `decisions`, `attempts`: how many there were;
-    `jams`: how often in a row the adapter that was chosen had no room; `abandoned`: an earlier claim was not finished in
-    its time."""
+    """A message to be decided. `pinned`: the only channel it may take, because of an attempt over `doubted` of which nobody
+    knows whether it arrived; `moved`: that adapter has been told other settings since. `decisions`, `attempts`: how many
+    there were; `jams`: how often in a row the adapter that was chosen had no room; `abandoned`: an earlier claim was not
+    finished in its time."""
 
     id: UUID
     intent: Intended
@@ -31,6 +32,8 @@ class Due(msgspec.Struct, frozen=True):
     pinned: str | None
     jams: int = 0
     abandoned: bool = False
+    doubted: str | None = None
+    moved: bool = False
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -59,7 +62,13 @@ async def due_messages(tx: Tx, kind: str, now: datetime, limit: int) -> list[Due
             WHERE state = 'claimed' AND kind = $1 AND lease_until < clock_timestamp() ORDER BY lease_until
             LIMIT $3 FOR UPDATE SKIP LOCKED
         )
-        SELECT *, false AS abandoned FROM queued UNION ALL SELECT *, true FROM abandoned
+        SELECT m.*, t.adapter AS doubted, coalesce(a.updated_at > t.at, false) AS moved
+        FROM (SELECT *, false AS abandoned FROM queued UNION ALL SELECT *, true FROM abandoned) m
+        LEFT JOIN LATERAL (
+            SELECT adapter, at FROM dispatch.attempt
+            WHERE m.pinned IS NOT NULL AND message = m.id AND outcome = 'unknown' ORDER BY number DESC LIMIT 1
+        ) t ON true
+        LEFT JOIN dispatch.adapter a ON a.name = t.adapter
         """,
         kind,
         now,
@@ -151,7 +160,10 @@ async def store_decisions(tx: Tx, stored: Sequence[Stored], now: datetime) -> No
         return
     await _write_decisions(tx, stored, now)
     await _write_alternatives(tx, stored)
-    await _write_messages(tx, stored, now)
+    doubtful = [s for s in stored if _may_have_arrived(s)]
+    await _write_messages(tx, [s for s in stored if not _may_have_arrived(s)], now)
+    if doubtful:
+        await _write_doubtful(tx, doubtful, now)
     sending = [s for s in stored if s.decision.act == "send"]
     if sending:
         await _write_contacts(tx, sending, now)
@@ -208,6 +220,37 @@ async def _write_alternatives(tx: Tx, stored: Sequence[Stored]) -> None:
 
 
 _STATE_OF = {"send": "claimed", "postpone": "queued", "withhold": "withheld"}
+
+
+def _may_have_arrived(stored: Stored) -> bool:
+    """Whether nothing is sent now, and an earlier attempt may have arrived. Nothing is kept of who is gone."""
+    reason = stored.decision.reason
+    gone = reason is not None and reason.code == "gone"
+    return stored.due.pinned is not None and stored.decision.act != "send" and not gone
+
+
+async def _write_doubtful(tx: Tx, stored: Sequence[Stored], now: datetime) -> None:
+    """They are put off, or end as unknown: what may have arrived was not withheld. What was sent stays on the row, for
+    reports that come later."""
+    await tx.execute(
+        """
+        UPDATE dispatch.message m SET
+            state = CASE WHEN d.act = 'postpone' THEN 'queued' ELSE 'unknown' END,
+            reason_code = CASE WHEN d.act = 'postpone' THEN d.code ELSE 'unknown' END,
+            reason = CASE WHEN d.act = 'postpone' THEN d.reason
+                ELSE 'what came of an earlier attempt is not known; it is not repeated: ' || coalesce(d.reason, '') END,
+            due_at = coalesce(d.until, m.due_at), decisions = m.decisions + 1, jams = 0, updated_at = $6::timestamptz,
+            chosen_at = NULL, claim = NULL, lease_until = NULL
+        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[]) AS d(id, act, code, reason, until)
+        WHERE m.id = d.id
+        """,
+        [s.due.id for s in stored],
+        [s.decision.act for s in stored],
+        [s.decision.reason.code if s.decision.reason else None for s in stored],
+        [s.decision.reason.text if s.decision.reason else None for s in stored],
+        [s.decision.until for s in stored],
+        now,
+    )
 
 
 async def _write_messages(tx: Tx, stored: Sequence[Stored], now: datetime) -> None:

@@ -53,6 +53,10 @@ class Target(msgspec.Struct):
             self.delivered_at = at
         return True
 
+    def was_told(self, what: str) -> bool:
+        """Whether our own exchange ended with this or with what weighs more, as was told when it was written down."""
+        return self.state == "failed" and _RANK[what] <= _RANK.get(self.outcome or "", 0)
+
 
 async def add(tx: Tx, rows: Sequence[Row], now: datetime) -> set[tuple[str, str]]:
     """Keeps reports that are not there yet, as *waiting*; returns which those are, as (adapter, id)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -12,10 +13,12 @@ from shared.db import Tx
 
 
 class Reconciled(msgspec.Struct, frozen=True):
-    """How many messages were found to be sent, and how many are withheld because they may be."""
+    """How many messages were found to be sent, how many are withheld because they may be, and of how many an attempt
+    before the backup may have arrived besides."""
 
     sent: int
     withheld: int
+    unknown: int
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -43,13 +46,14 @@ async def reconcile(tx: Tx, gap: Gap, messages: Sequence[UUID] | None, now: date
     """Settles what waits and may have been sent in the gap: of `messages`, or of all.
 
     If the bus gave back the event that tells of the sending, the message is sent. Else marketing that was decided before
-    the end of the gap is withheld: it may have been taken, and is never sent twice. Ghosts go their way; transactional
-    messages are sent, at worst a second time.
+    the end of the gap is withheld: it may have been taken, and is never sent twice. One that is pinned is not withheld
+    but unknown, and goes on counting against caps: an attempt that the backup knows of may have arrived. Ghosts go their
+    way; transactional messages are sent, at worst a second time.
     """
     rows = await tx.fetch(
         """
         WITH waiting AS (
-            SELECT m.id, m.origin, m.kind, m.ghost, m.decided_at, m.purpose FROM dispatch.message m
+            SELECT m.id, m.origin, m.kind, m.ghost, m.decided_at, m.purpose, m.pinned FROM dispatch.message m
             WHERE m.intended AND m.state IN ('queued', 'claimed') AND ($1::uuid[] IS NULL OR m.id = ANY($1))
             ORDER BY m.id FOR UPDATE
         ), judged AS (
@@ -65,14 +69,17 @@ async def reconcile(tx: Tx, gap: Gap, messages: Sequence[UUID] | None, now: date
             SELECT origin, id, sent_at, coalesce(channel, ''), coalesce(purpose, kind), origin FROM judged
             WHERE sent_at IS NOT NULL ON CONFLICT DO NOTHING
         ), uncounted AS (
-            DELETE FROM dispatch.contact c USING judged j WHERE c.origin = j.origin AND c.message = j.id AND j.sent_at IS NULL
+            DELETE FROM dispatch.contact c USING judged j
+            WHERE c.origin = j.origin AND c.message = j.id AND j.sent_at IS NULL AND j.pinned IS NULL
         )
         UPDATE dispatch.message m SET
-            state = CASE WHEN j.sent_at IS NULL THEN 'withheld' ELSE 'sent' END, sent_at = j.sent_at,
-            channel = coalesce(j.channel, m.channel), reason_code = 'restored',
-            reason = CASE WHEN j.sent_at IS NULL
-                THEN 'it may have been sent between the backup and the restore, and is not sent twice'
-                ELSE 'it was sent between the backup and the restore, as the event on the bus says' END,
+            state = CASE WHEN j.sent_at IS NOT NULL THEN 'sent' WHEN j.pinned IS NULL THEN 'withheld' ELSE 'unknown' END,
+            sent_at = j.sent_at, channel = coalesce(j.channel, m.channel), reason_code = 'restored',
+            reason = CASE WHEN j.sent_at IS NOT NULL
+                THEN 'it was sent between the backup and the restore, as the event on the bus says'
+                WHEN j.pinned IS NULL THEN 'it may have been sent between the backup and the restore, and is not sent twice'
+                ELSE 'what came of an attempt before the backup is not known; it is not repeated after a restore' END,
+            pinned = CASE WHEN j.sent_at IS NULL THEN m.pinned END,
             claim = NULL, lease_until = NULL, chosen_at = NULL, updated_at = $4
         FROM judged j WHERE m.id = j.id RETURNING m.state
         """,
@@ -81,5 +88,5 @@ async def reconcile(tx: Tx, gap: Gap, messages: Sequence[UUID] | None, now: date
         gap.restored_at,
         now,
     )
-    sent = sum(1 for row in rows if row["state"] == "sent")
-    return Reconciled(sent, len(rows) - sent)
+    states = Counter(row["state"] for row in rows)
+    return Reconciled(states["sent"], states["withheld"], states["unknown"])
