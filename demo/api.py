@@ -51,11 +51,18 @@ class Api:
         self._http.close()
 
     def post(self, post: Post) -> None:
-        """Returns once the server has answered 200: the events are durable."""
+        """Returns once the server has answered 200 and taken every event: they are durable."""
         body: dict[str, Any] = {"batch": post.events, "sentAt": post.at.isoformat()}
         answer = self._call("POST", "/v1/batch", json=body, auth=(self._keys[post.source], ""))
         if answer.status_code != 200:
             raise ApiProblem(f"POST /v1/batch with {len(post.events)} events: {answer.status_code} {answer.text[:300]}")
+        said = answer.json()
+        if said.get("refused"):
+            first = said["errors"][0]
+            raise ApiProblem(
+                f"POST /v1/batch: {said['refused']} of {len(post.events)} events were refused, the first at {first['pointer']}: "
+                f"{first['detail']}"
+            )
 
     def touch(self, touch: Touch) -> int:
         """Does with a link what a person (or their mail program) does; the status of the answer.

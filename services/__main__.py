@@ -33,6 +33,8 @@ app.command("import")(import_command)
 Port = Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the embedded database, the inbox and the credentials.")]
+Url = Annotated[str | None, typer.Option(envvar="DRIPLINE_URL", help="The server; by default the one of --data.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")]
 
 
 def _settings(**options: Any) -> Settings:
@@ -245,7 +247,7 @@ def restored(
     data: Data = None,
 ) -> None:
     """Tell a database that was restored by other means (a base backup, a snapshot) that it is a restored one."""
-    from services.restoring import take_up, was_only_moved
+    from services.restoring import take_up_copy, was_only_moved
 
     with mistakes_in_one_sentence():
         settings = _settings(data_dir=data)
@@ -254,8 +256,7 @@ def restored(
                 asyncio.run(was_only_moved(url))
                 say(Console(stderr=True), "The database is at home here now.")
                 return
-            asyncio.run(migrate_database(url))
-            report = asyncio.run(take_up(settings, url, journals=journal or []))
+            report = asyncio.run(take_up_copy(settings, url, journal or []))
     say(Console(stderr=True), _what_was_restored(report))
 
 
@@ -303,10 +304,8 @@ def rules_apply(
         Path, typer.Argument(help="A folder of rules (and templates/, offers.yml), or one rule's file.")
     ],
     activate: Annotated[bool, typer.Option("--activate", help="Activate the rules at once.")] = False,
-    url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
-    key: Annotated[
-        str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")
-    ] = None,
+    url: Url = None,
+    key: ApiKey = None,
     data: Data = None,
 ) -> None:
     """Send rules, templates and offers to a server; rules that did not change stay as they are."""
@@ -319,10 +318,8 @@ def rules_apply(
 @rules_app.command("diff")
 def rules_diff(
     directory: Annotated[Path, typer.Argument(help="A folder of rules.")],
-    url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
-    key: Annotated[
-        str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")
-    ] = None,
+    url: Url = None,
+    key: ApiKey = None,
     data: Data = None,
 ) -> None:
     """Show what `apply` would change."""
@@ -339,10 +336,8 @@ def rules_backtest(
         datetime | None, typer.Option(help="Begin of the period; by default 30 days before its end.")
     ] = None,
     until: Annotated[datetime | None, typer.Option(help="End of the period; by default now.")] = None,
-    url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
-    key: Annotated[
-        str | None, typer.Option(envvar="DRIPLINE_API_KEY", help="An API key; by default that of --data.")
-    ] = None,
+    url: Url = None,
+    key: ApiKey = None,
     data: Data = None,
 ) -> None:
     """Show what rules would have done with what is stored; times without a zone are of this machine."""

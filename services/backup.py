@@ -28,7 +28,7 @@ from services.restoring import Restored, read_journals, take_up
 from shared import erasure
 from shared.clock import Clock, SystemClock
 from shared.db import Database
-from shared.deployment import read_deployment
+from shared.deployment import Deployment, read_deployment, refuse_without_tables
 from shared.errors import ConfigurationError
 from shared.migrations import make_roles
 from shared.postgres_binaries import find_installation
@@ -61,25 +61,38 @@ async def back_up(settings: Settings, database_url: str, folder: Path, clock: Cl
     if folder.exists():
         raise ConfigurationError(f"{folder} exists; name a new folder for each backup.")
     at = (clock or SystemClock()).now()
+    server, deployment, journal = await _look(database_url)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)
+    try:
+        _write_private(unfinished / DUMP, "")
+        _run("pg_dump", server, database_url, ["--format=custom", "--no-owner", f"--file={unfinished / DUMP}"])
+        _write_private(unfinished / JOURNAL, erasure.lines_of(_united(settings, journal)))
+        _write_private(
+            unfinished / SECRETS, json.dumps(_secrets(settings, deployment.node_namespace, deployment.secret))
+        )
+        note = Note(at, _dripline(), server, deployment.generation, deployment.bus, _sha256(unfinished / DUMP))
+        document = {"format": FORMAT, **vars(note), "at": at.isoformat()}
+        _write_private(unfinished / NOTE, json.dumps(document, indent=2) + "\n")
+        unfinished.rename(folder)
+    except BaseException:
+        # Half a dump a night would fill the disk, and somebody might take it for a backup.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return note
+
+
+async def _look(database_url: str) -> tuple[str, Deployment, dict[bytes, datetime]]:
+    """The server's version, the deployment, and the erasures that its database knows."""
     database = await Database.open(database_url, member=MEMBER, size=1)
     try:
         async with database.connection() as connection:
-            server = await connection.fetchval("SHOW server_version")
-            deployment = await read_deployment(connection)
-            journal = await erasure.read_digests(connection)
+            await refuse_without_tables(connection)
+            server = str(await connection.fetchval("SHOW server_version"))
+            return server, await read_deployment(connection), await erasure.read_digests(connection)
     finally:
         await database.close()
-    _run("pg_dump", server, database_url, ["--format=custom", "--no-owner", f"--file={unfinished / DUMP}"])
-    _write_private(unfinished / JOURNAL, erasure.lines_of(_united(settings, journal)))
-    _write_private(unfinished / SECRETS, json.dumps(_secrets(settings, deployment.node_namespace, deployment.secret)))
-    note = Note(at, _dripline(), str(server), deployment.generation, deployment.bus, _sha256(unfinished / DUMP))
-    document = {"format": FORMAT, **vars(note), "at": at.isoformat()}
-    _write_private(unfinished / NOTE, json.dumps(document, indent=2) + "\n")
-    unfinished.rename(folder)
-    return note
 
 
 async def restore(
@@ -121,6 +134,9 @@ async def restore(
 
 def read_note(folder: Path) -> Note:
     """:raises ConfigurationError: the folder is no backup of ours"""
+    if not (folder / NOTE).exists():
+        missing = f"it has no {NOTE}" if folder.is_dir() else "there is no such folder"
+        raise ConfigurationError(f"{folder} is no backup: {missing}.")
     try:
         document: dict[str, Any] = json.loads((folder / NOTE).read_text())
         if document.pop("format") != FORMAT:
@@ -149,7 +165,10 @@ def _print_of_key(settings: Settings) -> str:
 
 def _compare_secrets(settings: Settings, folder: Path) -> None:
     """Another key would make every link in sent messages dead, and the erasure journal unreadable."""
-    kept = json.loads((folder / SECRETS).read_text())["secret_key_sha256"]
+    try:
+        kept = json.loads((folder / SECRETS).read_text())["secret_key_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ConfigurationError(f"{folder / SECRETS} is not as it was written ({problem}).") from None
     if kept != _print_of_key(settings):
         raise ConfigurationError(
             "SECRET_KEY is not the one under which the backup was made: with another one the erasure journal cannot be "

@@ -26,7 +26,7 @@ from shared.bus.leases import Leases
 from shared.clock import SystemClock, pause
 from shared.consumer import read_positions
 from shared.db import Database, Tx
-from shared.deployment import epochs, read_deployment, refuse_another_bus
+from shared.deployment import epochs, read_deployment, refuse_without_tables
 from shared.errors import ConfigurationError, is_transient
 from shared.events import READER_OF, TOPICS
 from shared.hooks import Hooks
@@ -57,26 +57,32 @@ async def move(settings: Settings, database_url: str, source: str, target: str, 
     :raises ConfigurationError: services are running, `source` is not the bus in use, `target` does not fit, or something is
         left on the old bus when the time is over; then nothing has changed
     """
-    await migrate(database_url)
     async with AsyncExitStack() as stack:
         member = f"{socket.gethostname()[:20]}-bus-move.{os.getpid()}"
         platform = await Database.open(database_url, member=member, size=4)
         stack.push_async_callback(platform.close)
         async with platform.connection() as connection:
+            await refuse_without_tables(connection)
             await refuse_if_running(connection, "dripline bus move")
+        await migrate(database_url)
+        async with platform.connection() as connection:
             deployment = await read_deployment(connection)
         wake = Wake()
-        if lost:
-            moved, old = Moved(0, 0.0), None
+
+        async def opened(url: str, name: str) -> Bus:
+            bus = await open_bus_or_explain(url, member=member, partitions=settings.partitions, wake=wake, name=name)
+            stack.push_async_callback(bus.close)
+            return bus
+
+        # Both are tried before anything is done.
+        old = None if lost else await opened(source, "FROM")
+        new = await opened(target, "TO")
+        if old is None:
+            moved = Moved(0, 0.0)
+        elif _is_moved_already(deployment.bus, old, new):
+            return Moved(0, 0.0)
         else:
-            old = await open_bus_or_explain(source, member=member, partitions=settings.partitions, wake=wake)
-            stack.push_async_callback(old.close)
-            if deployment.bus is not None and deployment.bus != epochs(old):
-                await _refuse_source(deployment.bus, old, target, settings, member)
-                return Moved(0, 0.0)
             moved = await _empty(settings, database_url, old, platform, wake, member, limit)
-        new = await open_bus_or_explain(target, member=member, partitions=settings.partitions, wake=wake)
-        stack.push_async_callback(new.close)
         async with platform.transaction() as tx:
             await refuse_if_running(tx, "dripline bus move")
             if old is not None:
@@ -85,15 +91,18 @@ async def move(settings: Settings, database_url: str, source: str, target: str, 
         return moved
 
 
-async def _refuse_source(known: Mapping[str, str], old: Bus, target: str, settings: Settings, member: str) -> None:
-    """Returns only if `target` is the bus in use already."""
-    new = await open_bus_or_explain(target, member=member, partitions=settings.partitions, wake=Wake())
-    try:
-        if known == epochs(new):
-            return
-    finally:
-        await new.close()
-    refuse_another_bus(known, epochs(old))
+def _is_moved_already(known: Mapping[str, str] | None, old: Bus, new: Bus) -> bool:
+    """:raises ConfigurationError: `old` is neither the bus in use nor what was moved to `new`, or both are one"""
+    if epochs(old) == epochs(new):
+        raise ConfigurationError("FROM and TO are one and the same bus; nothing was changed.")
+    if known is None or known == epochs(old):
+        return False
+    if known == epochs(new):
+        return True
+    raise ConfigurationError(
+        "FROM is not the bus in use: name the one that BUS_URL led to when the services ran last, `database` if it was not set; "
+        "if that one is gone, add --lost. Nothing was changed."
+    )
 
 
 # ── emptying the old bus ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,8 +10,8 @@ from typing import Any
 
 import asyncpg
 
-from services.ingest.bootstrap import make_first_sources
-from shared.auth import create_key
+from services.ingest.bootstrap import BY, make_first_sources
+from shared.auth import create_key, log_change
 from shared.db import Tx
 from shared.errors import ConfigurationError, is_transient
 from shared.service import Context
@@ -44,7 +44,9 @@ async def _make(tx: Tx, context: Context, url: str) -> dict[str, Any] | None:
     if await tx.fetchval("SELECT EXISTS (SELECT 1 FROM platform.api_key)"):
         return None
     now = context.clock.now()
-    _, api_key = await create_key(tx, "first start", "admin", now, context.bits)
+    identity, api_key = await create_key(tx, BY, "admin", now, context.bits)
+    after = {"keys": [str(identity)], "scope": "admin"}
+    await log_change(tx, BY, "api_key.create", f"API key {BY}", None, after, now)
     sources = await make_first_sources(tx, now, context.bits)
     return {
         "url": url,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shared.auth import create_key, log_change
 from shared.clock import SystemClock
 from shared.db import Database
+from shared.deployment import refuse_without_tables
 from shared.errors import ConfigurationError
 
 BY = "dripline keys"  # who did it, in the change log
@@ -16,6 +17,7 @@ async def make_key(database_url: str, name: str, scope: str) -> str:
     try:
         now = SystemClock().now()
         async with database.transaction() as tx:
+            await refuse_without_tables(tx)
             identity, key = await create_key(tx, name, scope, now)
             after = {"keys": [str(identity)], "scope": scope}
             await log_change(tx, BY, "api_key.create", f"API key {name}", None, after, now)
@@ -35,6 +37,7 @@ async def revoke_keys(database_url: str, name: str) -> int:
     try:
         now = SystemClock().now()
         async with database.transaction() as tx:
+            await refuse_without_tables(tx)
             rows = await tx.fetch(
                 "UPDATE platform.api_key SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL RETURNING id",
                 name,

@@ -14,12 +14,20 @@ from services.dispatch.cli import apply_templates
 from services.first_start import read_credentials
 from services.triggers.cli import apply_rules, backtest_rules, diff_rules
 from shared.errors import ConfigurationError
+from shared.server_urls import refuse_unusable
 
 SHIPPED = Path(__file__).parent.parent / "rules"
 
 
 def server_and_key(url: str | None, key: str | None, data: Path) -> tuple[str, str]:
-    """As given, else from the credentials of the first start in `data`."""
+    """As given, else from the credentials of the first start in `data`.
+
+    :raises ConfigurationError: there are none, or `url` cannot be asked
+    """
+    try:
+        refuse_unusable(url or "")
+    except ValueError as problem:
+        raise ConfigurationError(f"--url {problem}.") from None
     if url and key:
         return url, key
     path = data / "credentials.json"

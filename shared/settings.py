@@ -21,6 +21,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import ConfigurationError
+from shared.server_urls import refuse_unusable
 
 ServiceName = Literal["ingest", "profile", "triggers", "dispatch"]
 SERVICE_NAMES: tuple[ServiceName, ...] = get_args(ServiceName)
@@ -167,18 +168,19 @@ class Settings(BaseSettings):
     def _plain_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not re.match(r"^postgres(ql)?://", value.get_secret_value()):
             raise ValueError("must begin with postgresql://")
-        return value
+        return _with_usable_servers(value)
 
     @field_validator("bus_url")
     @classmethod
     def _known_bus(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not re.match(r"^(postgres(ql)?|kafkas?)://", value.get_secret_value()):
             raise ValueError("must begin with postgresql://, kafka:// or kafkas://")
-        return value
+        return _with_usable_servers(value)
 
     @field_validator("smtp_url")
     @classmethod
     def _smtp_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        _with_usable_servers(value)
         if value:
             parts = urlsplit(value.get_secret_value())
             if parts.scheme not in ("smtp", "smtps", "smtp+starttls") or not parts.hostname:
@@ -188,6 +190,7 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _http_origin(cls, value: str) -> str:
+        refuse_unusable(value)
         parts = urlsplit(value)
         if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError("must look like https://mail.example.com")
@@ -271,6 +274,12 @@ def load(**overrides: Any) -> Settings:
     except pydantic.ValidationError as error:
         complaints = [f"{str(item['loc'][0]).upper()}: {_in_words(item)}" for item in error.errors() if item["loc"]]
         raise ConfigurationError("Wrong setting. " + "; ".join(complaints or [str(error)]) + ".") from None
+
+
+def _with_usable_servers(value: SecretStr | None) -> SecretStr | None:
+    if value:
+        refuse_unusable(value.get_secret_value())
+    return value
 
 
 def _in_words(item: Any) -> str:

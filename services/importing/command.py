@@ -19,15 +19,21 @@ from services.importing.problems import ImportProblem
 from services.importing.report import LeftOutFile, Report
 from services.importing.runner import Import, Position, read_records, run_import
 from services.importing.state import beside, default_state_home
+from shared.server_urls import refuse_unusable
 
 
 def import_command(
     file: Annotated[Path, typer.Argument(help="The file: CSV or JSON lines, also packed (.xz, .gz, .bz2).")],
     mapping: Annotated[str, typer.Option(help="A mapping's file, or the name of a shipped one.")],
-    url: Annotated[str | None, typer.Option(help="The server; by default the one of --data.")] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="DRIPLINE_URL", help="The server; by default the one of --data.")
+    ] = None,
     key: Annotated[
         str | None,
-        typer.Option(envvar="DRIPLINE_WRITE_KEY", help="A secret source's write key; by default that of --data."),
+        typer.Option(
+            envvar=["DRIPLINE_WRITE_KEY", "DRIPLINE_SERVER_WRITE_KEY"],
+            help="A secret source's write key; by default that of --data.",
+        ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Data folder whose credentials.json names server and key.")] = Path("data"),
     live: Annotated[
@@ -67,6 +73,10 @@ def import_command(
 
 def _server(url: str | None, key: str | None, data: Path) -> tuple[str, str]:
     """Server and key as given, else from the data folder of a server on this machine."""
+    try:
+        refuse_unusable(url or "")
+    except ValueError as problem:
+        raise ImportProblem(f"--url {problem}") from None
     if url and key:
         return url, key
     path = data / "credentials.json"

@@ -8,9 +8,12 @@ import msgspec
 
 from services.ingest.sources import key_hash, key_hint, new_key
 from services.ingest.store import NewKey, any_source, insert_source
+from shared.auth import log_change
 from shared.clock import Clock
 from shared.db import Database, Tx
 from shared.ids import RandomBits, uuid7
+
+BY = "first start"  # who did it, in the change log
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -37,4 +40,5 @@ async def make_first_sources(tx: Tx, now: datetime, bits: RandomBits) -> Credent
     for name, kind, key in (("site", "public", made.site_write_key), ("server", "secret", made.server_write_key)):
         kept = NewKey(uuid7(now, bits), key_hash(key), key_hint(key), key if kind == "public" else None)
         await insert_source(tx, uuid7(now, bits), name, kind, None, kept, now)
+        await log_change(tx, BY, "source.create", f"source {name}", None, {"name": name, "kind": kind}, now)
     return made

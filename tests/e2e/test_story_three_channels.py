@@ -171,6 +171,7 @@ async def test_welcome_by_mail_reminder_by_push_last_call_by_sms_and_then_nothin
     await the_letter_arrived(world, messages[0])
     the_push_arrived(world, messages[1])
     await the_sms_arrived_and_its_report_came_back(world, profile, messages[2])
+    await anna_writes_stop(world, profile)
     await nothing_else_happened(world, profile)
 
 
@@ -341,6 +342,18 @@ async def the_sms_arrived_and_its_report_came_back(world: World, profile: str, m
     [event] = await world.shop.heard(profile, "SMS Delivered")
     assert event["properties"]["message_id"] == message["id"]
     assert (await world.shop.get(f"/v1/messages/{message['id']}"))["delivery"] == "delivered"
+
+
+async def anna_writes_stop(world: World, profile: str) -> None:
+    """Twilio hands it on, signed, and again when it has not heard the answer; somebody else's guess changes nothing."""
+    address = f"{world.deployment.processes[0].url}/webhooks/sms-gateway"
+    stop = world.gateway.incoming("twilio", PHONE, "STOP", address, id="SM-stop")
+    hello = world.gateway.incoming("twilio", PHONE, "hello", address, id="SM-hello")
+    async with httpx.AsyncClient() as provider:
+        answers = [await provider.post(address, headers=one.headers, content=stop.body) for one in (hello, stop, stop)]
+    assert [answer.status_code for answer in answers] == [403, 200, 200]
+    [event] = await world.shop.heard(profile, "Unsubscribed")
+    assert (event["properties"]["channel"], event["properties"]["by"]) == ("sms", "sms-gateway")
 
 
 async def nothing_else_happened(world: World, profile: str) -> None:

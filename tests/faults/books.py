@@ -58,6 +58,19 @@ class Observer:
                 waiting += sum(end - handled.get(partition, beginnings[partition]) for partition, end in ends.items())
         return waiting
 
+    async def values(self, topic: str) -> list[bytes]:
+        """What every record on a bus topic says, as it stands there."""
+        positions, ends = await self._bus.beginnings(topic), await self._bus.ends(topic)
+        found: list[bytes] = []
+        while behind := {partition: place for partition, place in positions.items() if place < ends[partition]}:
+            fetched = await self._bus.fetch(topic, behind, limit=1000, wait=1.0)
+            read = {partition: records for partition, records in fetched.items() if records}
+            if not read:  # numbers may have gaps: nothing stands before the end
+                break
+            found += [record.value for records in read.values() for record in records]
+            positions |= {partition: records[-1].number + 1 for partition, records in read.items()}
+        return found
+
     async def in_flight(self, service: str, client: Client) -> int:
         """What a kill of this service would hit now."""
         if service == "ingest":
@@ -159,7 +172,7 @@ async def assert_all_agree(
     messages = await observer.messages()
     for visitor in client.visitors:
         _assert_told_the_same(visitor, letters[visitor.email], messages.get(visitor.user_id))
-    unknown = [user for user, (state, _) in messages.items() if state == "unknown"]
+    unknown = {user: reason for user, (state, reason) in messages.items() if state == "unknown"}
     assert may_be_unknown is None or len(unknown) <= may_be_unknown, f"unknown without a cause: {unknown}"
     deployment.command("audit")
 

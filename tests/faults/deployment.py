@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from shared.settings import SERVICE_NAMES, Settings, load
+from tests.support.program import Ended, dripline
 from tests.support.wait import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,18 +275,14 @@ class Deployment:
 
     def command(self, *arguments: str) -> str:
         """What a `dripline` command prints; it must succeed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "services", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        said = f"{done.stdout}\n{done.stderr}"
-        assert done.returncode == 0, f"dripline {' '.join(arguments[:2])} ended with {done.returncode}:\n{said[-4000:]}"
+        ended = self.tried(*arguments)
+        said = f"{ended.out}\n{ended.said}"
+        assert ended.status == 0, f"dripline {' '.join(arguments[:2])} ended with {ended.status}:\n{said[-4000:]}"
         return said
+
+    def tried(self, *arguments: str) -> Ended:
+        """What comes of a `dripline` command that is told the same as the services."""
+        return dripline(*arguments, **self.environment, DATA_DIR=str(self.folder / "data"))
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,8 @@ import asyncpg
 import pytest
 
 from scripts.kafka import Kafka
-from services.bus_move import move
 from services.migrate import migrate
 from shared.embedded_postgres import EmbeddedPostgres
-from shared.errors import ConfigurationError
 from tests.faults.books import Observer, assert_all_agree, catch_up
 from tests.faults.client import Client
 from tests.faults.conftest import SEED
@@ -64,8 +63,8 @@ async def moved_under_load(
     client = Client([process.url], deployment.write_key, folder / "answers.jsonl", rate=VISITORS_A_SECOND, seed=SEED)
     client.start()
     await until(lambda: len(smtp_peer.letters()) >= 3, limit=40, what="letters go out")
-    with pytest.raises(ConfigurationError, match="services stopped"):
-        await move(deployment.settings(), deployment.database_url, home, target, limit=30, lost=False)
+    refused = await asyncio.to_thread(deployment.tried, "bus", "move", "database", target)
+    assert refused.sentence.startswith("dripline bus move needs the services stopped; connected is ")
     process.kill()  # in the middle of everything
     await switched(deployment, home, target, partitions)
     if and_back:
@@ -83,11 +82,14 @@ async def moved_under_load(
 
 async def switched(deployment: Deployment, source: str, target: str, partitions: int) -> None:
     """The operator's steps: move, set BUS_URL, start. The new bus may have another number of partitions."""
-    settings = deployment.settings().model_copy(update={"partitions": partitions})
     [process] = deployment.processes
-    moved = await move(settings, deployment.database_url, source, target, limit=60, lost=False)
-    again = await move(settings, deployment.database_url, source, target, limit=60, lost=False)
-    assert again.handled == 0, f"the first move handled {moved.handled} records and left some"
+    deployment.environment["PARTITIONS"] = str(partitions)
+    names = ["database" if bus == deployment.database_url else bus for bus in (source, target)]
+    moved = await asyncio.to_thread(deployment.command, "bus", "move", *names, "--limit", "60")
+    assert " records were handled in " in moved
+    if source == deployment.database_url:
+        again = await asyncio.to_thread(deployment.command, "bus", "move", *names)
+        assert "\n0 records were handled in 0.0 s" in again, f"the first move left some: {moved}"
     connection = await asyncpg.connect(deployment.database_url)
     try:
         left = await connection.fetchval(

@@ -12,7 +12,7 @@ import pytest
 from shared.settings import SERVICE_NAMES
 from tests.faults.books import Observer, assert_all_agree, catch_up
 from tests.faults.client import Client
-from tests.faults.conftest import SEED
+from tests.faults.conftest import BOTH, SEED
 from tests.faults.deployment import Deployment
 from tests.support.smtp_peer import SmtpPeer
 from tests.support.wait import until
@@ -23,7 +23,7 @@ DRAIN_SECONDS = 1.0
 LONGEST_END = 30.0
 
 
-@pytest.mark.parametrize("kind", ["postgres"])
+@BOTH
 async def test_a_process_that_is_told_to_stop_under_load_hands_over_at_once(
     deploy: Callable[..., Deployment], bus_url: str | None, smtp_peer: SmtpPeer, folder: Path
 ) -> None:

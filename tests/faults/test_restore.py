@@ -3,6 +3,8 @@ twice, and the books balance. With Kafka the events after the backup come back; 
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,8 +15,6 @@ import asyncpg
 import httpx
 import pytest
 
-from services.backup import back_up
-from services.backup import restore as restore_backup
 from shared.embedded_postgres import EmbeddedPostgres
 from tests.faults.client import Visitor
 from tests.faults.conftest import BOTH
@@ -83,7 +83,7 @@ async def test_after_a_restore_nobody_comes_back_and_nothing_is_sent_twice(
     await deployment.set_up()
     async with operating(deployment) as operator:
         await life_before_the_backup(operator, smtp_peer)
-        await back_up(deployment.settings(), deployment.database_url, folder / "backup")
+        await asyncio.to_thread(deployment.command, "backup", str(folder / "backup"))
         await life_after_the_backup(operator, smtp_peer)
     deployment.stop()
     sent = letters(smtp_peer)
@@ -141,8 +141,12 @@ async def restore(deployment: Deployment, server: EmbeddedPostgres, folder: Path
     deployment.environment |= {"DATABASE_URL": deployment.database_url, "BUS_URL": deployment.bus_url}
     for process in deployment.processes:
         process.environment = deployment.environment
-    _, restored = await restore_backup(deployment.settings(), deployment.database_url, folder / "backup")
-    assert restored.erased_nodes >= 2, "user id and address"
+    journal = deployment.settings().erasure_journal_file
+    said = deployment.command("restore", str(folder / "backup"), "--journal", str(journal))
+    erased = re.search(r"erased (\d+) identifiers again", said)
+    assert erased is not None and int(erased[1]) >= 2, "user id and address"
+    again = deployment.tried("restore", str(folder / "backup"))
+    assert again.sentence.startswith("The database is not empty")
 
 
 async def released(operator: Operator) -> None:

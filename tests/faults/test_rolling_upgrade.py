@@ -10,10 +10,11 @@ import asyncpg
 import httpx
 import pytest
 
+from shared.events import EVENTS, PROFILE_EVENTS
 from shared.settings import SERVICE_NAMES
 from tests.faults.books import Observer, assert_all_agree, catch_up
 from tests.faults.client import Client
-from tests.faults.conftest import SEED
+from tests.faults.conftest import BOTH, SEED
 from tests.faults.deployment import Deployment, Process
 from tests.support.newer_version import FIELD, VERSION
 from tests.support.smtp_peer import SmtpPeer
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.timeout(240)
 SCHEMAS = ["profile", "triggers", "dispatch", "ingest", "platform"]
 
 
-@pytest.mark.parametrize("kind", ["postgres"])
+@BOTH
 async def test_old_and_new_side_by_side(
     deploy: Callable[..., Deployment], bus_url: str | None, smtp_peer: SmtpPeer, folder: Path
 ) -> None:
@@ -39,7 +40,7 @@ async def test_old_and_new_side_by_side(
         assert [await version_of(process) for process in (old, new)][1] == VERSION
         client.start()
         await until(lambda: len(smtp_peer.letters()) >= 4, limit=60, what="letters go out", every=0.1)
-        await until(lambda: records_of_the_new(deployment), limit=20, what="both wrote", every=0.2)
+        await until(lambda: both_wrote(observer), limit=20, what="both wrote", every=0.5)
         old.stop()
         seen = len(client.visitors)
         await until(lambda: len(client.visitors) >= seen + 4, limit=30, what="life goes on with the later version")
@@ -79,16 +80,10 @@ async def version_of(process: Process) -> str:
         return str((await http.get(f"{process.url}/version")).json()["version"])
 
 
-async def records_of_the_new(deployment: Deployment) -> bool:
+async def both_wrote(observer: Observer) -> bool:
     """Whether every bus topic that the rule needs has records of the later version and of this one."""
-    connection = await asyncpg.connect(deployment.database_url)
-    try:
-        rows = await connection.fetch(
-            "SELECT topic, count(*) FILTER (WHERE position($1::bytea IN value) > 0) AS new, count(*) AS all FROM bus.record "
-            "GROUP BY topic",
-            FIELD,
-        )
-    finally:
-        await connection.close()
-    mixed = {row["topic"] for row in rows if 0 < row["new"] < row["all"]}
-    return {"events", "profile-events"} <= mixed
+    for topic in (EVENTS, PROFILE_EVENTS):
+        of_the_new = [FIELD in value for value in await observer.values(topic)]
+        if all(of_the_new) or not any(of_the_new):
+            return False
+    return True

@@ -62,6 +62,22 @@ async def test_a_second_start_makes_nothing(database_url: str, tmp_path: Path) -
         assert await made(context) == (1, 2)
 
 
+async def test_what_the_first_start_makes_stands_in_the_change_log(database_url: str, tmp_path: Path) -> None:
+    async with context_for(database_url, leases=False, data_dir=tmp_path) as context:
+        keys = await make_credentials(context, URL)
+        async with context.database.connection() as connection:
+            rows = await connection.fetch("SELECT * FROM platform.change_log ORDER BY action, subject")
+            key = await connection.fetchval("SELECT id FROM platform.api_key")
+    assert keys is not None
+    assert [(row["principal"], row["action"], row["subject"], row["after"]) for row in rows] == [
+        ("first start", "api_key.create", "API key first start", {"keys": [str(key)], "scope": "admin"}),
+        ("first start", "source.create", "source server", {"name": "server", "kind": "secret"}),
+        ("first start", "source.create", "source site", {"name": "site", "kind": "public"}),
+    ]
+    said = str([tuple(row) for row in rows])
+    assert not [name for name in ("site_write_key", "server_write_key", "api_key") if keys[name] in said]
+
+
 REFUSE_AT_COMMIT = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
 CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON ingest.source DEFERRABLE INITIALLY DEFERRED

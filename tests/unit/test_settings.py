@@ -80,6 +80,14 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
         ("PUBLIC_URL", "example.com"),
         ("QUIET_HOURS", "9pm"),
         ("PARTITIONS", "0"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db:port/x"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db:65536/x"),
+        ("DATABASE_URL", "postgresql://u:hunter2@[::1/x"),
+        ("DATABASE_URL", "postgresql://u:hunter2/x@db/x"),
+        ("BUS_URL", "kafka://one:9092,two:port"),
+        ("BUS_URL", "postgresql://u:hunter2@db:port/x"),
+        ("SMTP_URL", "smtp://u:hunter2@mail:port"),
+        ("PUBLIC_URL", "https://shop.example:port"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(
@@ -89,6 +97,21 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
     with pytest.raises(ConfigurationError, match=f"^Wrong setting. {name}: ") as caught:
         load()
     assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql:///dripline?host=/run/postgresql"),
+        ("DATABASE_URL", "postgresql://u:p%2Fw%40@[::1]:5432,standby/dripline"),
+        ("BUS_URL", "kafkas://u:p@one:9092,[2001:db8::1]:9092/shop?mechanism=PLAIN"),
+        ("SMTP_URL", "smtps://mail.example"),
+    ],
+)
+def test_every_way_to_name_a_server_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load(), name.lower()).get_secret_value() == value
 
 
 def test_passwords_are_neither_printed_nor_told_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
