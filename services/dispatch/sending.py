@@ -66,7 +66,7 @@ class Sender:
         answering = asyncio.create_task(self._write_as_they_come())
         try:
             while not answering.done():
-                await self.start_calls()
+                await self._start_wholly()
                 await listener.wait(1.0)
             answering.result()
         finally:
@@ -88,6 +88,17 @@ class Sender:
                 self._answers = answers + self._answers  # what the providers said is known: the next run writes it
                 self._answered.set()
                 raise
+
+    async def _start_wholly(self) -> None:
+        """`start_calls` to its end, even when the loop is stopped meanwhile: what is *calling* has its exchange."""
+        starting = asyncio.create_task(self.start_calls())
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting], timeout=START_SECONDS)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
 
     async def start_calls(self) -> int:
         """One short transaction for those whose calls start now; returns how many messages it moved."""

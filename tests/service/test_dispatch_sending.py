@@ -203,6 +203,23 @@ class TestUnknown:
             await until(smtp_peer.letters, what="the letter was taken")
         assert await state_of(stage, intent) == ("sent", None)
 
+    async def test_what_is_stopped_before_its_exchange_opens_is_sent_all_the_same(
+        self, stage: Stage, smtp_peer: SmtpPeer
+    ) -> None:
+        intent = stage.intent(await buyer(stage))
+        await stage.handle(intent)
+        await stage.decide()
+        loop = asyncio.create_task(stage.dispatch.sender.loop())
+
+        async def stop() -> None:
+            loop.cancel()
+            await asyncio.sleep(0)  # where the loop would hear of it
+
+        stage.context.hooks.arm("dispatch.calling", stop)
+        await asyncio.wait([loop], timeout=20)
+        assert await state_of(stage, intent) == ("sent", None)
+        assert len(smtp_peer.letters()) == 1
+
 
 async def _is(stage: Stage, intent, state: str) -> bool:
     return (await state_of(stage, intent))[0] == state
