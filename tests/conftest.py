@@ -27,7 +27,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL server for the session, over TCP. Tests that stop or kill it take `own_postgres`."""
     # The tests kill processes, never the machine: without fsync they are faster and as strict.
-    with databases.temporary_server(fsync="off") as server:
+    with databases.temporary_server(in_memory=True, fsync="off", max_wal_size="256MB") as server:
         yield server
 
 
@@ -107,14 +107,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 class FailuresAtOnce:
-    """Names a failing test when it fails: a run that is cut off never comes to its summary."""
+    """Says what failed when it fails: a run that is cut off never comes to its summary."""
 
     def __init__(self, terminal: pytest.TerminalReporter) -> None:
         self._terminal = terminal
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self._terminal.write_line(f"\nFAILED ({report.when}) {report.nodeid}")
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = f"\n  {crash.path}:{crash.lineno}: {crash.message[:1000]}" if crash is not None else ""
+            self._terminal.write_line(f"\nFAILED ({report.when}) {report.nodeid}{why}")
 
 
 @pytest.hookimpl(trylast=True)  # the terminal's own reporter is there by then
