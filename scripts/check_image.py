@@ -164,7 +164,8 @@ def _try_commands(image: Path, work: Path) -> None:
         )
     try:
         deadline = time.monotonic() + LIMIT
-        while status(probe_health) != 0:
+        # It is alive before its first start has written down the keys.
+        while status(probe_health) != 0 or not (data / "credentials.json").exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"check_image: `up` did not become healthy:\n{log.read_text()[-3000:]}")
             time.sleep(0.3)
