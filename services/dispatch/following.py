@@ -82,7 +82,7 @@ class Following:
             rendered=Rendered(text=one.body, subject=one.subject, html=one.html, urls=one.urls),
             purpose=one.purpose,
             sender=(self._context.settings.shop_name, self._context.settings.sender),
-            at=self._context.clock.now(),
+            at=one.called_at or self._context.clock.now(),
             start_by=StartBy(0.0),
             settings=settings,
             provider_id=one.provider_id,

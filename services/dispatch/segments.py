@@ -27,6 +27,7 @@ _EXTENSION = {
     "€": 0x65,
 }
 _ESCAPE = 0x1B
+_BY_CODE = {code: character for character, code in _EXTENSION.items()}
 GSM_SINGLE, GSM_PART = 160, 153
 UCS_SINGLE, UCS_PART = 70, 67
 
@@ -83,6 +84,22 @@ def encoded(text: str, alphabet: Alphabet) -> bytes:
         else:
             septets.append(_BASIC[character])
     return bytes(septets)
+
+
+def decoded(octets: bytes) -> str:
+    """GSM-7 as SMPP carries it, a septet in an octet. An escape before a code that the extension table does not have means
+    the character of the default alphabet, as on a phone.
+
+    :param octets: each below 0x80
+    """
+    text, escaped = [], False
+    for code in octets:
+        if code == _ESCAPE and not escaped:
+            escaped = True
+            continue
+        text.append(_BY_CODE.get(code, _ORDER[code]) if escaped else _ORDER[code])
+        escaped = False
+    return "".join(text)
 
 
 def _width(character: str, alphabet: Alphabet) -> int:

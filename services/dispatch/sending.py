@@ -205,7 +205,7 @@ class Sender:
             rendered=Rendered(text=one.body, subject=one.subject, html=one.html, urls=one.urls),
             purpose=one.purpose,
             sender=(self._context.settings.shop_name, self._context.settings.sender),
-            at=self._context.clock.now(),
+            at=one.called_at or self._context.clock.now(),
             start_by=start_by,
             settings=settings,
             provider_id=one.provider_id,

@@ -160,6 +160,17 @@ class TestTheProviderToken:
         assert result.outcome == "retry" and "clock" in result.detail
         assert len(peer.entries()) == before + 1
 
+    async def test_of_a_new_key_goes_over_a_connection_of_its_own(
+        self, newcomer: Apns, peer: ApnsPeer, settings: ApnsSettings
+    ) -> None:
+        """Whoever changes the key need not wait until the connection of the old one ends: Apple takes no other on it."""
+        device = peer.register()
+        assert (await newcomer.send(exchange(device, settings))).outcome == "sent"
+        changed = told(peer, key_id=peer.another_key())
+        assert (await newcomer.send(exchange(device, changed))).outcome == "sent"
+        first, second = taken(peer, device)
+        assert first["connection"] != second["connection"]
+
     async def test_of_another_key_is_not_taken_and_nothing_is_lost(
         self, newcomer: Apns, peer: ApnsPeer, settings: ApnsSettings
     ) -> None:
@@ -196,6 +207,17 @@ class TestWhatAnAnswerMeans:
             (410, "ExpiredToken", "bounced"),
             (413, "PayloadTooLarge", "failed"),
             (403, "Forbidden", "retry"),
+            (403, "BadCertificateEnvironment", "retry"),
+            (403, "BadEnvironmentKeyIdInToken", "retry"),
+            (403, "BadEnvironmentKeyInToken", "retry"),
+            (403, "UnrelatedKeyIdInToken", "retry"),
+            (403, "AReasonOfNextYear", "retry"),
+            (400, "BadTopic", "retry"),
+            (400, "MissingTopic", "retry"),
+            (400, "TopicDisallowed", "retry"),
+            (400, "IdleTimeout", "retry"),
+            (400, "BadCollapseId", "failed"),
+            (400, "PayloadEmpty", "failed"),
             (429, "TooManyRequests", "retry"),
             (429, "TooManyProviderTokenUpdates", "retry"),
             (503, "ServiceUnavailable", "retry"),

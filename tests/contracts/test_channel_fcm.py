@@ -20,6 +20,7 @@ from tests.support.channel_harnesses.fcm import told
 from tests.support.fcm_peer import EMAIL, FcmPeer, error_body
 from tests.support.push_peer import pem
 from tests.support.pushing import CLICK, exchange, impatient
+from tests.support.wait import until
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,12 @@ class TestWhatAnAnswerMeans:
             (error_body(500, "INTERNAL", "INTERNAL"), "unknown"),
             ({"error": {"code": 502}}, "unknown"),
             ({"error": {"code": 503}}, "unknown"),
-            ({"error": {"code": 404}}, "failed"),  # some other server's, not Firebase's
+            (error_body(404, "NOT_FOUND", "UNREGISTERED"), "bounced"),
+            # Without Firebase's own word it is the project that is not found: nobody's token is dead.
+            (error_body(404, "NOT_FOUND"), "retry"),
+            (error_body(404, "UNREGISTERED"), "retry"),
+            ({"error": {"code": 404, "status": "NOT_FOUND", "details": [{"errorCode": "UNREGISTERED"}]}}, "retry"),
+            ({"error": {"code": 404}}, "retry"),
             ({"error": {"code": 400, "details": ["?", {"fieldViolations": "?"}], "status": 7}}, "failed"),
         ],
     )
@@ -210,6 +216,17 @@ class TestWhenNobodyKnows:
         assert (await adapter.send(one)).outcome == "unknown"
         assert len(taken(peer, one.address)) == 1
         assert (await adapter.send(exchange(one.address, settings))).outcome == "sent"
+
+    async def test_a_line_that_stands_with_nobody_on_it_leaves_the_push_unknown(self, adapter: Fcm) -> None:
+        with FcmPeer() as peer:
+            token, settings = peer.register(), told(peer)
+            assert (await adapter.send(exchange(token, settings))).outcome == "sent"
+            peer.freeze()
+            assert (await adapter.send(exchange(token, settings))).outcome == "unknown"
+            peer.thaw()
+            await until(
+                lambda: len(taken(peer, token)) == 2, what="the push that nobody answered for is taken after all"
+            )
 
     async def test_a_line_that_breaks_is_unknown_and_a_server_that_is_away_is_tried_later(self, adapter: Fcm) -> None:
         with FcmPeer() as peer:

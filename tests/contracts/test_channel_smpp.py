@@ -327,8 +327,28 @@ class TestReceipts:
         self, make: Make, peer: SmppPeer, desk: Desk
     ) -> None:
         sent = await make().send(to(told(peer)))
-        for stat in ("ENROUTE", "ACCEPTD"):
-            assert await asyncio.to_thread(peer.receipt, sent.provider_id, stat) == 0
+        for stat in ("ENROUTE", "ACCEPTD", "UNKNOWN"):
+            for tlvs in (True, False):
+                assert await asyncio.to_thread(peer.receipt, sent.provider_id, stat, tlvs=tlvs) == 0
+        assert desk.reports == []
+
+    @pytest.mark.parametrize("tlvs", [True, False])
+    async def test_are_read_where_their_text_lies_in_the_payload(
+        self, make: Make, peer: SmppPeer, desk: Desk, tlvs: bool
+    ) -> None:
+        sent = await make().send(to(told(peer, bounced_errors=("3",))))
+        told_of = (sent.provider_id, "UNDELIV")
+        assert await asyncio.to_thread(peer.receipt, *told_of, err="003", tlvs=tlvs, payload=True) == 0
+        assert [(report.what, report.provider_id) for report in desk.reports] == [("bounced", sent.provider_id)]
+        assert desk.reports[0].at == datetime(2026, 3, 10, 12, 5, tzinfo=UTC)
+
+    @pytest.mark.parametrize("esm_class", [0x20, 0x08, 0x18])
+    @pytest.mark.parametrize("stat", ["ENROUTE", "DELIVRD"])
+    async def test_an_intermediate_notification_and_what_a_phone_says_by_itself_are_nobodys_reply(
+        self, make: Make, peer: SmppPeer, desk: Desk, esm_class: int, stat: str
+    ) -> None:
+        sent = await make().send(to(told(peer)))
+        assert await asyncio.to_thread(peer.receipt, sent.provider_id, stat, esm_class=esm_class) == 0
         assert desk.reports == []
 
     async def test_say_when_the_number_does_not_exist(self, make: Make, peer: SmppPeer, desk: Desk) -> None:
@@ -381,6 +401,44 @@ class TestReceipts:
         (report,) = desk.reports
         assert (report.what, report.address) == (what, "+79161234567")
         assert text not in repr(report)
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"payload": True},
+            {"header": "0500032a0101"},
+            {"header": "060804002a0101", "payload": True},
+            {"header": "0500032a0101", "coding": 0x19},
+            {"coding": 0x06},
+            {"esm_class": 0x10},  # the person's own acknowledgement, typed into an answer
+        ],
+    )
+    async def test_stop_is_heard_however_the_centre_wraps_it(
+        self, make: Make, peer: SmppPeer, desk: Desk, how: dict[str, Any]
+    ) -> None:
+        await make().attend(told(peer))
+        assert await asyncio.to_thread(peer.reply, "79161234567", "СТОП", **how) == 0
+        assert [(report.what, report.address) for report in desk.reports] == [("unsubscribed", "+79161234567")]
+
+    async def test_a_byte_order_mark_is_no_part_of_the_word(self, make: Make, peer: SmppPeer, desk: Desk) -> None:
+        await make().attend(told(peer))
+        await asyncio.to_thread(peer.reply, "79161234567", "\ufeffСТОП")
+        assert [report.what for report in desk.reports] == ["unsubscribed"]
+
+    async def test_a_header_that_says_it_is_longer_than_the_message_takes_nothing_away(
+        self, make: Make, peer: SmppPeer, desk: Desk
+    ) -> None:
+        await make().attend(told(peer))
+        await asyncio.to_thread(peer.reply, "79161234567", "STOP", esm_class=0x40)
+        assert [report.what for report in desk.reports] == ["unsubscribed"]
+
+    async def test_the_same_words_are_the_same_answer_in_whichever_alphabet_they_come(
+        self, make: Make, peer: SmppPeer, desk: Desk
+    ) -> None:
+        await make().attend(told(peer, gsm_data_coding=0xF1))
+        for coding in (0x00, 0xF1, 0x03, 0x08):
+            assert await asyncio.to_thread(peer.reply, "79161234567", "à demain @ £5 é", coding=coding) == 0
+        assert len(desk.reports) == 4 and len({report.id for report in desk.reports}) == 1
 
     async def test_stop_is_told_each_time_it_is_said(self, make: Make, peer: SmppPeer, desk: Desk) -> None:
         """Somebody may subscribe anew in between, within minutes; whether a repeat changes anything, the ledger knows."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from uuid import UUID, uuid4
 import pydantic
 import pytest
 
-from services.dispatch.channels.base import Call, Exchange, Forged, StartBy, Unreadable, World
+from services.dispatch.channels.base import Call, Exchange, Forged, StartBy, TooLate, Unreadable, World
 from services.dispatch.channels.sms_gateway import SmsGateway, SmsGatewaySettings
 from services.dispatch.channels.sms_preset import Preset, presets
 from services.dispatch.rendered import Rendered
@@ -124,8 +125,11 @@ class TestEveryPreset:
             ("twilio", "21211", "bounced"),
             ("twilio", "21610", "bounced"),
             ("twilio", "21606", "failed"),
+            ("twilio", "21609", "retry"),  # our own address is wrong, and can be mended
+            ("twilio", "21611", "retry"),  # more than the sender can send in ten hours
             ("smsc", "7", "bounced"),
             ("smsc", "3", "retry"),
+            ("smsc", "8", "failed"),  # perhaps no route: the number is not at fault
             ("smsc", "6", "failed"),
             ("smsc", "9", "unknown"),
             ("sms_aero", "number", "bounced"),
@@ -223,6 +227,31 @@ class TestWhenItGoesWrong:
         assert {one.outcome for one in results} == {"sent"}
         assert time.monotonic() - begun < 8 * 0.4
 
+    async def test_no_more_requests_are_open_at_a_time_than_the_provider_takes_from_one_login(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer
+    ) -> None:
+        """As many messages as an adapter is given at once, in two processes; SMSC refuses the fifteenth open request."""
+        peer.behave(delay_seconds=0.2, at_once=14)
+        others = SmsGateway(gateway.world)
+        each = [
+            adapter.send(to(told(peer, "smsc"))) for adapter in (gateway, others) for _ in range(SmsGateway.sessions)
+        ]
+        assert {one.outcome for one in await asyncio.gather(*each)} == {"sent"}
+        assert peer.entries("refused") == []
+        await others.close()
+
+    async def test_a_message_that_waited_for_room_too_long_is_not_sent(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer
+    ) -> None:
+        peer.behave(delay_seconds=0.5)
+        most = presets()["smsc"].at_once
+        first = [asyncio.create_task(gateway.send(to(told(peer, "smsc")))) for _ in range(most)]
+        late = asyncio.create_task(gateway.send(to(told(peer, "smsc"), start_by=StartBy(time.monotonic() + 0.1))))
+        assert {one.outcome for one in await asyncio.gather(*first)} == {"sent"}
+        with pytest.raises(TooLate):
+            await late
+        assert len(peer.messages()) == most
+
     async def test_a_host_inside_is_refused_unless_the_deployment_allows_it(
         self, peer: SmsGatewayPeer, tmp_path: Path
     ) -> None:
@@ -245,6 +274,20 @@ class TestAsking:
         answer = await gateway.ask(one)
         (message,) = peer.messages()
         assert answer is not None and (answer.outcome, answer.provider_id) == ("sent", message["id"])
+
+    @pytest.mark.parametrize("sent_on", [None, "2026-03-09", "2026-03-10"])
+    async def test_twilio_finds_a_message_on_either_side_of_midnight_and_while_it_still_waits(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer, sent_on: str | None
+    ) -> None:
+        peer.behave(hang_up=True)
+        one = to(told(peer, "twilio"), at=datetime(2026, 3, 9, 23, 59, 50, tzinfo=UTC))
+        assert (await gateway.send(one)).outcome == "unknown"
+        (message,) = peer.messages()
+        peer.behave(hang_up=False, sent_on={message["id"]: sent_on} if sent_on else {})
+        later = replace(one, at=one.at + timedelta(seconds=20))
+        for asked in (one, later):
+            answer = await gateway.ask(asked)
+            assert answer is not None and (answer.outcome, answer.provider_id) == ("sent", message["id"])
 
     async def test_a_gateway_that_knows_ids_of_ours_says_that_it_never_took_it(
         self, gateway: SmsGateway, peer: SmsGatewayPeer
@@ -311,11 +354,13 @@ class TestDeliveryReports:
             ("twilio", "sent", {}, None),
             ("smsc", "22", {}, "bounced"),
             ("smsc", "20", {}, "failed"),
+            ("smsc", "25", {}, "failed"),  # perhaps no route
             ("smsc", "0", {}, None),
             ("sms_aero", "2", {}, "failed"),
             ("sms_aero", "3", {}, None),
             ("sms_traffic", "Non Delivered", {}, "failed"),
             ("sms_traffic", "Buffered SMSC", {}, None),
+            ("sms_traffic", "Unknown status", {}, None),
         ],
     )
     async def test_what_a_state_means(
@@ -407,6 +452,46 @@ class TestDeliveryReports:
         call = Call("POST", {}, {"m": str(uuid4()), "t": ""}, b"id=1&status=1", NOON, settings)
         with pytest.raises(Forged):
             await gateway.receive(call)
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "https://localhost:8443",
+            "http://127.0.0.1:8080",
+            "http://127.1:8080",
+            "http://[::1]:8080",
+            "https://192.168.1.20",
+            "https://100.64.0.7",
+            "https://dripline",
+            "https://mail.dripline.localhost",
+            "https://mail.shop.internal.",
+            "https://our_mail.shop.example",
+        ],
+    )
+    @pytest.mark.parametrize("preset", ["twilio", "sms_aero"])
+    async def test_a_deployment_that_no_provider_can_reach_asks_for_no_calls(
+        self, peer: SmsGatewayPeer, tmp_path: Path, preset: str, origin: str
+    ) -> None:
+        inside = load(data_dir=tmp_path, outside_allow=("127.0.0.0/8",), public_url=origin)
+        adapter = SmsGateway(World(inside, tmp_path))
+        settings = told(peer, preset)
+        sent = await adapter.send(to(settings))
+        assert (sent.outcome, peer.messages()[-1]["callback"]) == ("sent", "")
+        # What became of it is asked for instead.
+        peer.behave(states={sent.provider_id: DELIVERED[preset]})
+        (report,) = await adapter.follow(to(settings, provider_id=sent.provider_id))
+        assert report.what == "delivered"
+        await adapter.close()
+
+    async def test_a_gateway_in_the_same_network_is_asked_to_call_an_address_in_it(
+        self, peer: SmsGatewayPeer, tmp_path: Path
+    ) -> None:
+        inside = load(data_dir=tmp_path, outside_allow=("127.0.0.0/8",), public_url="http://10.20.0.7:8080")
+        adapter = SmsGateway(World(inside, tmp_path))
+        own = presets()["sms_aero"].model_dump()
+        await adapter.send(to(told(peer, "sms_aero").model_copy(update={"preset": "custom", "custom": Preset(**own)})))
+        assert peer.messages()[-1]["callback"].startswith("http://10.20.0.7:8080/webhooks/sms-gateway?")
+        await adapter.close()
 
     async def test_a_proven_call_that_says_nothing_is_unreadable(
         self, gateway: SmsGateway, peer: SmsGatewayPeer

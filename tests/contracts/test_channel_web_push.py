@@ -19,6 +19,7 @@ from services.dispatch.rendered import Rendered
 from tests.support.channel_harnesses.web_push import told
 from tests.support.push_peer import pem
 from tests.support.pushing import CLICK, NOON, exchange, impatient
+from tests.support.wait import until
 from tests.support.web_push_peer import WebPushPeer, vapid_pair
 
 
@@ -186,6 +187,23 @@ class TestWhatAnAnswerMeans:
         peer.answer(status=status)
         assert (await adapter.send(one)).outcome == outcome
 
+    @pytest.mark.parametrize(
+        ("status", "reason", "outcome"),
+        [
+            (403, "BadJwtToken", "retry"),  # our subject, key or clock: no fault of the subscription
+            (400, "VapidPkHashMismatch", "failed"),
+            (403, "", "failed"),
+        ],
+    )
+    async def test_what_apple_says_of_the_vapid_token_holds_pushes_back_and_drops_nobody(
+        self, adapter: WebPush, peer: WebPushPeer, settings: WebPushSettings, status: int, reason: str, outcome: str
+    ) -> None:
+        one = exchange(peer.subscribe(), settings)
+        peer.answer(status=status, body={"reason": reason})
+        result = await adapter.send(one)
+        assert (result.outcome, result.for_one) == (outcome, outcome == "retry")
+        assert (await adapter.send(one)).outcome == "sent"  # with a new token, once it is mended
+
     async def test_a_service_that_asks_for_peace_is_left_alone_and_the_others_are_not(
         self, adapter: WebPush, peer: WebPushPeer, settings: WebPushSettings
     ) -> None:
@@ -227,6 +245,17 @@ class TestWhenNobodyKnows:
         assert (await adapter.send(one)).outcome == "unknown"
         assert len(taken(peer, one.address)) == 1  # to say anything else would be a lie
         assert (await adapter.send(exchange(one.address, settings))).outcome == "sent"
+
+    async def test_a_line_that_stands_with_nobody_on_it_leaves_the_push_unknown(self, adapter: WebPush) -> None:
+        with WebPushPeer() as peer:
+            address, settings = peer.subscribe(), told(peer)
+            assert (await adapter.send(exchange(address, settings))).outcome == "sent"
+            peer.freeze()
+            assert (await adapter.send(exchange(address, settings))).outcome == "unknown"
+            peer.thaw()
+            await until(
+                lambda: len(taken(peer, address)) == 2, what="the push that nobody answered for is taken after all"
+            )
 
     async def test_a_slow_answer_is_waited_for(
         self, adapter: WebPush, peer: WebPushPeer, settings: WebPushSettings

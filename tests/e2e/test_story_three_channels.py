@@ -32,6 +32,7 @@ from services.rules_files import SHIPPED
 from shared.embedded_postgres import EmbeddedPostgres
 from tests.faults.deployment import ONE_PROCESS, Deployment
 from tests.support import databases, opendkim
+from tests.support.computed_again import computed_again
 from tests.support.debian import Unavailable, program
 from tests.support.opensmtpd import REQUIRED, OpenSmtpd
 from tests.support.shop import (
@@ -331,8 +332,11 @@ async def the_sms_arrived_and_its_report_came_back(world: World, profile: str, m
     assert (message["address"], message["units"], message["cost"]) == (PHONE, 2, 2.0)
     assert message["delivery"] is None
 
-    report = world.gateway.callback(sms["id"], "delivered")
-    failure = world.gateway.callback(sms["id"], "undelivered")
+    # No provider could reach this deployment, so it was given no address to call: here the account has one for all.
+    address = f"{world.deployment.processes[0].url}/webhooks/sms-gateway"
+    assert sms["callback"] == ""
+    report = world.gateway.callback(sms["id"], "delivered", fixed=address)
+    failure = world.gateway.callback(sms["id"], "undelivered", fixed=address)
     async with httpx.AsyncClient() as provider:
         forged = await provider.post(report.url, headers=report.headers, content=failure.body)
         assert forged.status_code == 403
@@ -367,8 +371,8 @@ async def nothing_else_happened(world: World, profile: str) -> None:
 
     await until(ended, PATIENCE, "the run is over", every=0.2)
     said = await asyncio.to_thread(world.deployment.command, "audit", "--derive")
-    assert "decisions of triggers, computed again: 0 differences" in said
-    assert "choices of dispatch, computed again: 0 differences" in said
+    again = computed_again(said)
+    assert (again["entries"], again["intents"]) == (1, 4) and again["choices"] >= 4, again
     assert "✗" not in said
     names = [event["name"] for event in await shop.timeline(profile)]
     told = {name: names.count(name) for name in names if name.split()[-1] in ("Sent", "Delivered", "Failed", "Bounced")}

@@ -17,6 +17,7 @@ from services.dispatch import webhooks
 from services.dispatch.adapter_settings import split
 from services.dispatch.channels.base import AdapterSettings
 from services.dispatch.channels.sms_gateway import SmsGatewaySettings
+from services.dispatch.channels.sms_preset import Preset, presets
 from services.dispatch.store.adapters import write_told
 from shared import errors
 from shared.events import Intended
@@ -44,7 +45,9 @@ def centre() -> Iterator[SmppPeer]:
 async def stage(database_url: str, tmp_path: Path, gateways: SmsGatewayPeer, centre: SmppPeer) -> AsyncIterator[Stage]:
     gateways.reset()
     centre.reset()
-    async with on_stage(database_url, tmp_path, outside_allow="127.0.0.0/8") as made:
+    # Providers are asked to call a deployment only where they could reach it.
+    world = {"outside_allow": "127.0.0.0/8", "public_url": "https://shop.example"}
+    async with on_stage(database_url, tmp_path, **world) as made:
         yield made
 
 
@@ -53,7 +56,9 @@ async def provider(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
     """How providers reach `/webhooks/…`."""
     app, dispatch = FastAPI(), stage.dispatch
     errors.install(app)
-    app.include_router(webhooks.router(stage.context, dispatch.adapters, dispatch.settings, dispatch.reports))
+    app.include_router(
+        webhooks.router(stage.context, dispatch.adapters, dispatch.settings, dispatch.reports, dispatch.limits)
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False)) as client:
         yield client
 
@@ -179,6 +184,22 @@ async def test_a_gateway_that_cannot_say_is_asked_once_more_and_then_it_is_unkno
     assert [await stage.dispatch.sender.reap() for _ in range(2)] == [1, 0]
     assert (await stage.message(intent.message))["state"] == "unknown" and gateways.messages() == []
     assert await stage.owner.fetchval("SELECT failures FROM dispatch.pause") == 1  # its one silence
+
+
+async def test_a_gateway_is_asked_about_the_day_of_the_call_however_late_it_is_asked(
+    stage: Stage, gateways: SmsGatewayPeer
+) -> None:
+    described = presets()["twilio"].model_dump()
+    described["search"]["request"]["fields"]["DateSent"] = "{date}"
+    custom = gateway(gateways, "twilio").model_copy(update={"preset": "custom", "custom": Preset(**described)})
+    await tell(stage, "sms-gateway", custom)
+    await _died_in_the_call(stage, stage.intent(await anna(stage), channels=["sms"]))
+    called = stage.clock.now().date()
+    for _ in range(2):  # when the call's time is over, and when the provider can be believed
+        stage.clock.set(stage.clock.now() + timedelta(days=1))
+        await stage.owner.execute("UPDATE dispatch.attempt SET ask_at = clock_timestamp() WHERE ask_at IS NOT NULL")
+        assert await stage.dispatch.sender.reap() == 1
+    assert [entry["date"] for entry in gateways.entries("asked")] == [called.isoformat()] * 2
 
 
 async def _died_in_the_call(stage: Stage, intent: Intended) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.push_peer import Answer, Desk, Entry, PushPeer, Refusal, Request, opened, pem, put, serve
 
 TEAM_ID, KEY_ID, TOPIC = "TEAM123456", "KEY1234567", "com.example.shop"
+SECOND_ID = "KEY7654321"
 PATH = re.compile(r"/3/device/([0-9a-f]+)")
 
 
@@ -39,6 +40,11 @@ class ApnsPeer(PushPeer):
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         (self.folder / "team.pem").write_bytes(public)
+
+    def another_key(self) -> str:
+        """The team makes a second signing key (the same letters under another ID); returns its ID."""
+        (self.folder / "second").touch()
+        return SECOND_ID
 
     def register(self) -> str:
         """An app registers; returns its device token."""
@@ -64,7 +70,9 @@ class _Apple(Desk):
 
     def __init__(self, folder: Path, port: int) -> None:
         super().__init__(folder, port)
-        self._tokens: dict[str, float] = {}
+        # By key, since the limit on new tokens is one of each.
+        self._tokens: dict[tuple[str, str], float] = {}
+        self._key_of: dict[int, str] = {}
 
     def examine(self, request: Request) -> tuple[Entry, Answer]:
         if request.http != "2":
@@ -103,14 +111,22 @@ class _Apple(Desk):
             header, claims = opened(token, key)
         except ValueError as problem:
             raise _refusal(403, "InvalidProviderToken", told, str(problem)) from None
-        if header.get("kid") != KEY_ID or claims.get("iss") != TEAM_ID or type(claims.get("iat")) is not int:
+        keys = (KEY_ID, SECOND_ID) if (self.folder / "second").exists() else (KEY_ID,)
+        if header.get("kid") not in keys or claims.get("iss") != TEAM_ID or type(claims.get("iat")) is not int:
             raise _refusal(403, "InvalidProviderToken", told, "another key or team, or no time")
         if not time.time() - 3600 < claims["iat"] <= time.time() + 60:
             raise _refusal(403, "ExpiredProviderToken", told)
         # As documented: a token is not to be replaced by another within 20 minutes. One that had expired does not count.
-        if any(time.time() - since < 1200 for other, since in self._tokens.items() if other != token):
+        kid = header["kid"]
+        if any(
+            time.time() - since < 1200
+            for (key_id, other), since in self._tokens.items()
+            if key_id == kid and other != token
+        ):
             raise _refusal(429, "TooManyProviderTokenUpdates", told)
-        self._tokens.setdefault(token, time.time())
+        if self._key_of.setdefault(request.connection, kid) != kid:
+            raise _refusal(403, "UnrelatedKeyIdInToken", told)
+        self._tokens.setdefault((kid, token), time.time())
 
     def _headers(self, request: Request, told: dict[str, str]) -> None:
         given = request.headers

@@ -84,14 +84,38 @@ class SmppPeer(SteeredPeer):
                 del open_parts[(part["phone"], part["reference"])]
         return whole
 
-    def receipt(self, id: str, stat: str, *, tlvs: bool = True, err: str = "000", done: str = "2603101205") -> int:
-        """Sends a delivery receipt over the newest session; returns the status of deliver_sm_resp, -1 without one."""
+    def receipt(
+        self,
+        id: str,
+        stat: str,
+        *,
+        tlvs: bool = True,
+        err: str = "000",
+        done: str = "2603101205",
+        esm_class: int = 0x04,
+        payload: bool = False,
+    ) -> int:
+        """Sends a delivery receipt over the newest session; returns the status of deliver_sm_resp, -1 without one.
+        `esm_class`: 0x20 makes it an intermediate notification; `payload`: its text lies in message_payload."""
         text = f"id:{id} sub:001 dlvrd:001 submit date:2603101200 done date:{done} stat:{stat} err:{err} text:Your"
-        return self.order(do="deliver", esm_class=4, text=text, id=id if tlvs else "", stat=stat)
+        told = id if tlvs else ""
+        return self.order(do="deliver", esm_class=esm_class, text=text, id=told, stat=stat, payload=payload)
 
-    def reply(self, phone: str, text: str) -> int:
-        """A person writes an SMS."""
-        return self.order(do="deliver", esm_class=0, text=text, phone=phone, id="", stat="")
+    def reply(
+        self,
+        phone: str,
+        text: str,
+        *,
+        coding: int | None = None,
+        header: str = "",
+        payload: bool = False,
+        esm_class: int = 0x00,
+    ) -> int:
+        """A person writes an SMS. `coding`: its data_coding, by default the GSM alphabet or UCS-2; `header`: its user data
+        header, in hexadecimal; `payload`: it lies in message_payload."""
+        esm_class |= 0x40 if header else 0
+        what = {"text": text, "coding": coding, "header": header, "payload": payload}
+        return self.order(do="deliver", esm_class=esm_class, phone=phone, id="", stat="", **what)
 
     def nonsense(self) -> int:
         """Sends a deliver_sm that says it is longer than it is inside."""
@@ -260,8 +284,6 @@ class _Line:
 
     async def order(self, order: dict[str, Any]) -> int:
         """What the test wants said; the status of the client's answer, or -1."""
-        import smpp34
-
         self.number += 1
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.answers[self.number] = answer
@@ -273,30 +295,51 @@ class _Line:
             body = b"\0\1\1no end of this text"
             self.writer.write(struct.pack("!IIII", 16 + len(body), 0x05, 0, self.number) + body)
         else:
-            states = {"DELIVRD": 2, "EXPIRED": 3, "DELETED": 4, "UNDELIV": 5, "ACCEPTD": 6, "REJECTD": 8, "ENROUTE": 1}
-            tlvs = []
-            if order["id"]:
-                tlvs = [
-                    smpp34.Tlv(0x001E, order["id"].encode() + b"\0"),
-                    smpp34.Tlv(0x0427, bytes((states[order["stat"]],))),
-                    smpp34.Tlv(0x1403, b"vendor"),
-                ]
-            cyrillic = not order["text"].isascii()
-            self.writer.write(
-                smpp34.DeliverSm(
-                    source_addr=order.get("phone", "79161234567"),
-                    destination_addr="Shop",
-                    esm_class=order["esm_class"],
-                    data_coding=8 if cyrillic else 0,
-                    short_message=order["text"].encode("utf-16-be" if cyrillic else "latin-1"),
-                    tlvs=tlvs,
-                    sequence_number=self.number,
-                ).encode()
-            )
+            self.writer.write(_delivery(order, self.number))
         try:
             return await asyncio.wait_for(answer, 5)
         except TimeoutError:
             return -1
+
+
+def _delivery(order: dict[str, Any], number: int) -> bytes:
+    """A deliver_sm as the test wants it."""
+    import smpp34
+    from aiosmpplib import GSM7BitCodec
+
+    text, coding = order["text"], order.get("coding")
+    if coding is None:
+        coding = 0 if text.isascii() else 8
+    codec = {3: "latin-1", 6: "iso8859-5", 8: "utf-16-be", 0x19: "utf-16-be"}.get(coding)
+    body = bytes.fromhex(order.get("header", "")) + (text.encode(codec) if codec else GSM7BitCodec().encode(text)[0])
+    states = {
+        "DELIVRD": 2,
+        "EXPIRED": 3,
+        "DELETED": 4,
+        "UNDELIV": 5,
+        "ACCEPTD": 6,
+        "UNKNOWN": 7,
+        "REJECTD": 8,
+        "ENROUTE": 1,
+    }
+    tlvs = []
+    if order["id"]:
+        tlvs = [
+            smpp34.Tlv(0x001E, order["id"].encode() + b"\0"),
+            smpp34.Tlv(0x0427, bytes((states[order["stat"]],))),
+            smpp34.Tlv(0x1403, b"vendor"),
+        ]
+    if order.get("payload"):
+        tlvs, body = [smpp34.Tlv(0x0424, body), *tlvs], b""
+    return smpp34.DeliverSm(
+        source_addr=order.get("phone", "79161234567"),
+        destination_addr="Shop",
+        esm_class=order["esm_class"],
+        data_coding=coding,
+        short_message=body,
+        tlvs=tlvs,
+        sequence_number=number,
+    ).encode()
 
 
 def _wrong(order: Any, parameters: dict[int, Any], text: str) -> str:

@@ -19,11 +19,14 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from tests.support.peer_process import SteeredPeer
 
@@ -57,8 +60,14 @@ class Behaviour:
     garbage: str = ""
     """Take the message and answer 200 with this."""
 
+    at_once: int = 0
+    """SMSC refuses a request while so many others are open; 0: it takes them all."""
+
     states: dict[str, str] = field(default_factory=dict)
     """The gateway's id of a message → the state that it is in."""
+
+    sent_on: dict[str, str] = field(default_factory=dict)
+    """Twilio's id of a message → the day (UTC) on which it was sent; the others still wait, and have no such day."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class _Desk:
         self._behaviour = folder / "behaviour.json"
         self._ledger = open(folder / "ledger.jsonl", "a")  # noqa: SIM115 - open as long as the process lives
         self._lock = threading.Lock()
+        self._open = 0
         self.taken: dict[str, dict[str, Any]] = {}
 
     def now(self) -> Behaviour:
@@ -139,6 +149,18 @@ class _Desk:
         self.write(kind="taken", **message)
         self.taken[message["id"]] = message
         return message
+
+    @contextmanager
+    def counted(self) -> Iterator[int]:
+        """How many requests are being answered, with this one."""
+        with self._lock:
+            self._open += 1
+            count = self._open
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._open -= 1
 
     def state(self, message: dict[str, Any], initial: str) -> str:
         return self.now().states.get(message["id"], initial)
@@ -184,6 +206,14 @@ class _Handler(BaseHTTPRequestHandler):
         gateway = next((g for path, g in _GATEWAYS.items() if url.path.startswith(path)), None)
         if gateway is None:
             return self._say(404, b"no such gateway")
+        with self.desk.counted() as open_requests:
+            most = self.desk.now().at_once
+            if most and gateway == "smsc" and open_requests > most:
+                self.desk.write(kind="refused", gateway=gateway, code="9")
+                return self._say(200, _refusal(gateway, "9"))
+            return self._handle(gateway, url, body)
+
+    def _handle(self, gateway: str, url: SplitResult, body: bytes) -> None:
         fields = self._fields(body)
         if not self.sending(gateway, url.path, fields):
             return self._say(*self._asked(gateway, url.path, fields))
@@ -225,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._say(201 if gateway == "twilio" else 200, _taken(gateway, message))
 
     def _asked(self, gateway: str, path: str, fields: dict[str, Any]) -> tuple[int, bytes]:
-        self.desk.write(kind="asked", gateway=gateway)
+        self.desk.write(kind="asked", gateway=gateway, date=fields.get("DateSent", ""))
         try:
             return 200, _STATES[gateway](self, path, fields)
         except _Refused as refusal:
@@ -258,8 +288,17 @@ def _order_twilio(handler: _Handler, fields: dict[str, Any]) -> dict[str, Any]:
     handler.basic(LOGINS["twilio"])
     if not str(fields["To"]).startswith("+") or not fields["From"] or not fields["Body"]:
         raise _Refused("21211", 400)
+    if "StatusCallback" in fields and not _on_the_internet(urlsplit(fields["StatusCallback"]).hostname or ""):
+        raise _Refused("21609", 400)
     key = parse_qs(urlsplit(fields.get("StatusCallback", "")).query).get("m", [""])[0]
     return {"key": key, "phone": fields["To"], "text": fields["Body"], "callback": fields.get("StatusCallback", "")}
+
+
+def _on_the_internet(host: str) -> bool:
+    try:
+        return ip_address(host).is_global
+    except ValueError:
+        return "." in host and "_" not in host and not host.endswith((".localhost", ".local", ".internal"))
 
 
 def _order_smsc(handler: _Handler, fields: dict[str, Any]) -> dict[str, Any]:
@@ -328,7 +367,9 @@ def _state_twilio(handler: _Handler, path: str, fields: dict[str, Any]) -> bytes
         return {"sid": message["id"], "to": message["phone"], "body": message["text"], "status": state}
 
     if path.endswith("/Messages.json"):
-        rows = [shown(one) for one in handler.desk.taken.values() if one["phone"] == fields["To"]]
+        days, wanted = handler.desk.now().sent_on, fields.get("DateSent")
+        found = [one for one in handler.desk.taken.values() if one["phone"] == fields["To"]]
+        rows = [shown(one) for one in found if wanted is None or days.get(one["id"]) == wanted]
         return json.dumps({"messages": rows}).encode()
     sid = path.rpartition("/")[2].removesuffix(".json")
     if sid not in handler.desk.taken:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import quopri
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -53,6 +55,32 @@ def status(
         "",
     ]
     return "\r\n".join(lines).encode()
+
+
+def international(
+    *fields: str,
+    to: str = TO,
+    encoded: str = "8bit",
+    recipient: str = "utf-8; пётр@пример.example",
+    words: str = "Письмо вернулось.",
+    kind: str = "message/global-headers",
+    letter: str = "From: Лавка <shop@shop.example>\r\nSubject: Скидка\r\n\r\n",
+) -> bytes:
+    """A notification of RFC 6533: types of their own, in UTF-8."""
+
+    def part(kind: str, text: str, encoding: str = encoded) -> list[bytes]:
+        content = text.encode()
+        coded = {"base64": base64.encodebytes, "quoted-printable": quopri.encodestring}.get(encoding, bytes)(content)
+        head = f"--b2\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
+        return [head.encode(), coded, b"\r\n"]
+
+    told = "\r\n".join(("Reporting-MTA: dns; mx.example", "", f"Final-Recipient: {recipient}", *fields, ""))
+    head = (
+        f"From: MAILER-DAEMON@mx.example\r\nTo: {to}\r\nDate: Tue, 10 Mar 2026 11:00:00 +0000\r\nMIME-Version: 1.0\r\n"
+        'Content-Type: multipart/report; report-type=delivery-status; boundary="b2"\r\n\r\n'
+    )
+    parts = [*part("text/plain", words, "8bit"), *part("Message/Global-Delivery-Status", told), *part(kind, letter)]
+    return b"".join([head.encode(), *parts, b"--b2--\r\n"])
 
 
 def complaint(
@@ -131,6 +159,32 @@ class TestADeliveryStatusNotification:
             b"I am sorry, your mail to <anna@example.com> came back.", f"anna@example.com: {said}".encode()
         )
         assert [report.what for report in told(raw)] == [what]
+
+    @pytest.mark.parametrize("encoded", ["8bit", "base64", "quoted-printable"])
+    def test_of_a_letter_to_an_address_in_another_script_is_read(self, encoded: str) -> None:
+        """RFC 6533: the fields are in UTF-8, and may be encoded where a server on the way takes ASCII only."""
+        refused = ("Action: failed", "Status: 5.1.1", "Diagnostic-Code: smtp; 550 5.1.1 нет такого ящика: пётр")
+        (report,) = told(international(*refused, encoded=encoded))
+        assert (report.what, report.message, report.detail) == ("bounced", MESSAGE, "550 5.1.1")
+        full = ("Action: failed", "Status: 5.2.2", "Diagnostic-Code: smtp; 552 5.2.2 ящик полон")
+        assert [one.what for one in told(international(*full, encoded=encoded))] == ["failed"]
+        assert told(international("Action: delayed", "Status: 4.4.1", encoded=encoded)) == []
+
+    @pytest.mark.parametrize("kind", ["message/global", "message/global-headers"])
+    def test_names_the_letter_by_its_headers_in_utf_8(self, kind: str) -> None:
+        failed = ("Action: failed", "Status: 5.1.1")
+        letter = f"From: Лавка <shop@shop.example>\r\nCFBL-Feedback-ID: {PATHS.token(MESSAGE)}\r\n\r\nПривет"
+        raw = international(*failed, to="bounces@mail.shop.example", kind=kind, letter=letter)
+        assert [report.message for report in told(raw)] == [MESSAGE]
+
+    @pytest.mark.parametrize(
+        "recipient", ["utf-8; пётр@пример.example", r"utf-8; \x{43F}\x{451}\x{442}\x{440}@пример.example"]
+    )
+    def test_finds_what_the_text_for_people_says_of_such_an_address(self, recipient: str) -> None:
+        raw = international(
+            "Action: failed", "Status: 5.0.0", recipient=recipient, words="пётр@пример.example: 550 5.1.1 нет"
+        )
+        assert [report.what for report in told(raw)] == ["bounced"]
 
     def test_quotes_nobody(self) -> None:
         (report,) = told(status("Action: failed", "Status: 5.1.1", "Diagnostic-Code: smtp; 550 anna@example.com?"))

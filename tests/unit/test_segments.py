@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.dispatch.segments import Segments, alphabet_of, encoded, segments, split
+from services.dispatch.segments import Segments, alphabet_of, decoded, encoded, segments, split
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,13 @@ def test_what_is_not_in_the_gsm_alphabet_cannot_be_encoded_in_it() -> None:
     with pytest.raises(KeyError):
         encoded("ы", "GSM-7")
     assert alphabet_of("\x1b") == "UCS-2"  # the escape itself is no character
+
+
+@pytest.mark.parametrize("text", ["", "Hello @£€ {x} [y] ~|\\^ ÄÖÜ ñ Δ_", "€" * 3 + "\f\n"])
+def test_what_was_encoded_is_read_again(text: str) -> None:
+    assert decoded(encoded(text, "GSM-7")) == text
+
+
+def test_an_escape_before_what_the_extension_table_lacks_means_the_plain_character() -> None:
+    assert decoded(b"\x1bA\x1b") == "A"  # and one at the end means nothing
+    assert decoded(b"\x1b\x1bA") == "\x1bA"

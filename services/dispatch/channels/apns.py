@@ -82,6 +82,11 @@ class Apns(PushAdapter):
     settings_type = ApnsSettings
     http2 = True
 
+    @classmethod
+    def connection_of(cls, settings: ApnsSettings) -> str:
+        """By the key: on a connection that began with one Apple takes tokens of no other (UnrelatedKeyIdInToken)."""
+        return f"{settings.team_id} {settings.key_id}"
+
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._tokens: dict[tuple[str, str, str], Kept] = {}
@@ -156,12 +161,16 @@ def _meaning(answer: Response) -> Result:
     match reason:
         case "Unregistered" | "ExpiredToken" | "BadDeviceToken":
             return Result("bounced", f"the device token is dead: {said}")
-        case "ExpiredProviderToken" | "InvalidProviderToken" | "MissingProviderToken" | "BadCertificate" | "Forbidden":
-            return Result("retry", f"Apple does not take the provider token: {said}")
+        case "BadTopic" | "MissingTopic" | "TopicDisallowed":
+            return Result("retry", f"Apple does not take the topic: {said}")
+        case "IdleTimeout":  # the connection, not the push: nothing was looked at
+            return Result("retry", f"Apple gave the connection up: {said}")
         case "TooManyRequests":
             return crowded(answer, "too many pushes to this device", for_one=True)
         case "ServiceUnavailable" | "Shutdown" if answer.status_code == 503:
             return later(answer, f"Apple's service is not available: {reason}")
+    if answer.status_code == 403:  # whatever reasons there are for it, now and later: "the certificate or the token"
+        return Result("retry", f"Apple does not take the provider token: {said}")
     if answer.status_code == 410:
         return Result("bounced", f"the device token is dead: {said}")
     if answer.status_code == 429:

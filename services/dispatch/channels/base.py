@@ -138,7 +138,8 @@ class StartBy:
 class Exchange:
     """One attempt. `key` is the same for every attempt of the message: what providers call an idempotency key.
 
-    `sender`: the shop's (name, e-mail address). `at`: business time, for the message's own date.
+    `sender`: the shop's (name, e-mail address). `at`: business time at which the attempt began, for the message's own
+    date; a question is about that moment, too, however late it is asked.
     """
 
     message: UUID

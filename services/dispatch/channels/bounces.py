@@ -1,4 +1,5 @@
-"""Mails that tell what became of mails: delivery status notifications (RFC 3464) and complaints (ARF, RFC 5965).
+"""Mails that tell what became of mails: delivery status notifications (RFC 3464; of letters to addresses in other scripts
+RFC 6533) and complaints (ARF, RFC 5965).
 
 Pure: a raw mail in, reports out. A mail is believed when it carries a token of ours (`return_path.py`), which only
 somebody has who was on the letter's way. Anybody may write to a return path: holiday notes and the like tell nothing.
@@ -34,6 +35,13 @@ _MOST_PARTS, _MOST_RECIPIENTS = 50, 20
 # What is told stands before the letter that came back; taking mails apart costs time, and strangers may write them.
 _MOST_READ, _MOST_SEPARATORS = 128 << 10, 500
 _MARKS = (b"delivery-status", b"feedback-report")
+# RFC 6533's types are in UTF-8 and may be encoded (base64) on the way. The parser takes everything that is message/… apart as
+# it stands, undecoded; under this name it leaves them whole.
+_GLOBAL_TYPE = re.compile(rb"(?im)^(content-type:\s*)message/(?=global)")
+_STATUS_TYPES = ("message/delivery-status", "application/global-delivery-status")
+_MOST_BLOCKS = 1 + _MOST_RECIPIENTS
+# utf-8-addr-xtext: how such an address is written where only ASCII may stand.
+_HEX = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 
 
 def no_such_address(code: int, text: str) -> bool:
@@ -68,7 +76,7 @@ def read(raw: bytes, recipient: str, paths: ReturnPath, now: datetime) -> list[R
     parts = [part for part in pieces if isinstance(part, Message)]
     kinds = {part.get_content_type() for part in parts} | {f"message/{mail.get_param('report-type', '')}".lower()}
     # By its part, since not every server calls the whole multipart/report.
-    if "message/delivery-status" in kinds:
+    if kinds & set(_STATUS_TYPES):
         return _delivery(mail, parts, recipient, paths, now)
     if "message/feedback-report" in kinds:
         return _complaint(mail, parts, recipient, paths, now)
@@ -78,7 +86,7 @@ def read(raw: bytes, recipient: str, paths: ReturnPath, now: datetime) -> list[R
 def _parsed(raw: bytes, *, headers_only: bool) -> Message:
     parser = BytesHeaderParser if headers_only else BytesParser
     try:
-        mail = parser(policy=email.policy.compat32).parsebytes(raw)
+        mail = parser(policy=email.policy.compat32).parsebytes(_GLOBAL_TYPE.sub(rb"\1application/", raw))
     except (RecursionError, MessageError, ValueError, LookupError) as problem:
         raise Unreadable(f"the body is not a mail that can be read ({type(problem).__name__})") from problem
     if not mail.keys():
@@ -89,7 +97,7 @@ def _parsed(raw: bytes, *, headers_only: bool) -> Message:
 def _delivery(
     mail: Message, parts: Sequence[Message], recipient: str, paths: ReturnPath, now: datetime
 ) -> list[Report]:
-    blocks = _blocks(parts, "message/delivery-status")
+    blocks = _blocks(parts, *_STATUS_TYPES)
     whole, recipients = blocks[0], blocks[1 : 1 + _MOST_RECIPIENTS]
     message = _message(mail, parts, [recipient, _field(whole, "Original-Envelope-Id")], paths)
     found: list[Report] = []
@@ -122,13 +130,18 @@ def _became(recipient: Message, parts: Sequence[Message]) -> tuple[Told | None, 
 def _in_words(recipient: Message, parts: Sequence[Message]) -> str:
     """What the text for people says of this recipient, in the form `address: answer` that servers use which leave out
     Diagnostic-Code."""
-    address = _field(recipient, "Final-Recipient").rpartition(";")[2].strip().lower()
+    address = _HEX.sub(_character, _field(recipient, "Final-Recipient").rpartition(";")[2].strip()).lower()
     for part in parts:
         text = part.get_payload() if part.get_content_type() == "text/plain" else None
         for line in text.splitlines() if isinstance(text, str) and address else ():
             if line.lower().startswith(f"{address}:"):
                 return " ".join(line[len(address) + 1 :].split())[:1_000]
     return ""
+
+
+def _character(found: re.Match[str]) -> str:
+    code = int(found.group(1), 16)
+    return chr(code) if code <= 0x10FFFF else found.group(0)
 
 
 def _complaint(
@@ -144,14 +157,23 @@ def _complaint(
     return [Report(what, _id(what, message, [fields]), message=message, at=at, detail=f"feedback: {kind}")]
 
 
-def _blocks(parts: Sequence[Message], type: str) -> list[Message]:
-    """The groups of fields in the machine-readable part."""
+def _blocks(parts: Sequence[Message], *types: str) -> list[Message]:
+    """The groups of fields in the machine-readable part, which is of one of these types."""
     for part in parts:
-        if part.get_content_type() == type:
+        if part.get_content_type() in types:
             payload = part.get_payload()
+            if isinstance(payload, str):
+                texts = re.split(r"\n[ \t]*\n", _utf8(part).strip(), maxsplit=_MOST_BLOCKS)[:_MOST_BLOCKS]
+                payload = [email.message_from_string(text, policy=email.policy.compat32) for text in texts]
             if isinstance(payload, list) and payload and all(isinstance(one, Message) for one in payload):
                 return [one for one in payload if isinstance(one, Message)]
-    raise Unreadable(f"the report has no readable part {type}")
+    raise Unreadable(f"the report has no readable part {types[0]}")
+
+
+def _utf8(part: Message) -> str:
+    """A part that the parser left whole: decoded, with plain ends of lines."""
+    content = part.get_payload(decode=True)
+    return content.decode("utf-8", "replace").replace("\r\n", "\n") if isinstance(content, bytes) else ""
 
 
 def _message(mail: Message, parts: Sequence[Message], said: Sequence[str], paths: ReturnPath) -> UUID:
@@ -177,6 +199,8 @@ def _returned(part: Message) -> Message:
         return inner if isinstance(inner, Message) else part
     if part.get_content_type() == "text/rfc822-headers":
         return email.message_from_string(str(payload), policy=email.policy.compat32)
+    if part.get_content_type() in ("application/global", "application/global-headers"):
+        return email.message_from_string(_utf8(part), policy=email.policy.compat32)
     return part
 
 

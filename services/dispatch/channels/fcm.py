@@ -195,7 +195,7 @@ def _meaning(answer: Response) -> Result:
         return Result("sent", "taken by Firebase", provider_id=str(name or "").rpartition("/")[2][:200])
     code, status, message, violations = _error(answer)
     match code or status:
-        case "UNREGISTERED" | "NOT_FOUND":
+        case "UNREGISTERED" if code:
             return Result("bounced", "the token is no longer registered")
         case "INVALID_ARGUMENT":
             # The token or anything else may be wrong; only the first says something about the person's device.
@@ -211,6 +211,9 @@ def _meaning(answer: Response) -> Result:
             return later(answer, "Firebase is overloaded")
         case "THIRD_PARTY_AUTH_ERROR" | "PERMISSION_DENIED" | "UNAUTHENTICATED":
             return Result("retry", f"Firebase does not let the account send: {code or status}")
+    if answer.status_code == 404:
+        # Not of the token: of the project, or of the service itself, which has answered so by mistake.
+        return Result("retry", f"Firebase knows nothing under this project: {status or 'no status given'} (404)"[:200])
     if answer.status_code == 429:
         return crowded(answer, "too many messages for Firebase")
     return unexplained(answer)

@@ -113,7 +113,8 @@ class PushSettings(AdapterSettings):
 
 
 class PushAdapter(Adapter):
-    """The part of a push adapter that is not its protocol: one client for each set of trusted authorities."""
+    """The part of a push adapter that is not its protocol: one client for each set of trusted authorities, and for each
+    `connection_of`."""
 
     channel = "push"
     address_kind = "device_token"
@@ -127,11 +128,16 @@ class PushAdapter(Adapter):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[tuple[str, str], Client] = {}
 
     @classmethod
     def accepts(cls, address: str) -> bool:
         return service_of(address) == cls.service
+
+    @classmethod
+    def connection_of(cls, settings: Any) -> str:
+        """What a connection is bound to besides the service: pushes of which this differs go over different ones."""
+        return ""
 
     async def close(self) -> None:
         clients, self._clients = self._clients, {}
@@ -144,7 +150,7 @@ class PushAdapter(Adapter):
 
         :param what: whom `url` belongs to, for the result's text
         """
-        client = self._client(exchange.settings.authority)
+        client = self._client(exchange.settings)
         exchange.check_start()
         try:
             return await client.post(url, content=content, headers=dict(headers))
@@ -155,11 +161,12 @@ class PushAdapter(Adapter):
         except FAILED as problem:
             return Result("unknown", f"the {what} did not answer: {type(problem).__name__}")
 
-    def _client(self, authority: str) -> Client:
-        if authority not in self._clients:
-            verify = _trusting(authority) if authority else None
-            self._clients[authority] = self.world.http(http2=self.http2, http1=not self.http2, verify=verify)
-        return self._clients[authority]
+    def _client(self, settings: PushSettings) -> Client:
+        key = (settings.authority, self.connection_of(settings))
+        if key not in self._clients:
+            verify = _trusting(settings.authority) if settings.authority else None
+            self._clients[key] = self.world.http(http2=self.http2, http1=not self.http2, verify=verify)
+        return self._clients[key]
 
 
 def _trusting(authority: str) -> ssl.SSLContext:

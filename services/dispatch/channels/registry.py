@@ -11,6 +11,7 @@ from types import ModuleType
 
 from services.dispatch.channels.base import Adapter, ChannelDefaults
 from shared.errors import ConfigurationError
+from shared.identifiers import ADDRESS_KIND
 from shared.settings import Settings
 
 HERE = Path(__file__).parent
@@ -20,7 +21,7 @@ _SELF = ("__init__", "base", "registry")
 def find(folders: Iterable[Path] = ()) -> dict[str, type[Adapter]]:
     """All adapters by name. `folders`: where besides this folder they are looked for.
 
-    :raises ConfigurationError: two files declare one name, or a folder does not exist
+    :raises ConfigurationError: two files declare one name, a folder does not exist, or a channel could never have a consent
     """
     found: dict[str, type[Adapter]] = {}
     for module in _modules(folders):
@@ -31,11 +32,30 @@ def find(folders: Iterable[Path] = ()) -> dict[str, type[Adapter]]:
             raise ConfigurationError(
                 f"Two files declare the channel adapter {adapter.name}: rename the one in {module.__file__}."
             )
+        _refuse_without_consent(adapter, str(module.__file__))
         found[adapter.name] = adapter
     return found
 
 
-def defaults(adapters: dict[str, type[Adapter]]) -> dict[str, ChannelDefaults]:
+def _refuse_without_consent(adapter: type[Adapter], file: str) -> None:
+    """What everybody reads of consents knows these channels and where their addresses lie: marketing over a channel whose
+    consent is kept under another name would find none, and nobody would be told."""
+    if adapter.defaults is None:
+        return
+    name = adapter.defaults.consent or adapter.channel
+    if name not in ADDRESS_KIND:
+        raise ConfigurationError(
+            f"{file} declares the channel {adapter.channel} with consents under {name!r}, which nobody can give: "
+            f"let its defaults say consent= one of {', '.join(ADDRESS_KIND)}."
+        )
+    if ADDRESS_KIND[name] != adapter.address_kind:
+        raise ConfigurationError(
+            f"{file} declares the channel {adapter.channel} with addresses of the kind {adapter.address_kind} and consents "
+            f"under {name!r}, which are given for {ADDRESS_KIND[name]}: both must be of one kind."
+        )
+
+
+def defaults(adapters: Mapping[str, type[Adapter]]) -> dict[str, ChannelDefaults]:
     """The channels that there are, with their rows before anybody changes them."""
     return {adapter.channel: adapter.defaults for adapter in adapters.values() if adapter.defaults is not None}
 

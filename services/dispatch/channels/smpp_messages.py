@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.dispatch.channels.base import AdapterSettings, Report, Result, Told
 from services.dispatch.channels.sms_incoming import written_back
-from services.dispatch.segments import alphabet_of, encoded, split
+from services.dispatch.segments import alphabet_of, decoded, encoded, split
 
 if TYPE_CHECKING:
     import smpp34  # an extra: imported where it is needed
@@ -24,7 +24,10 @@ _BOUNCED = {0x0B}
 _RETRY = {0x04, 0x08, 0x45, 0x64, 0xFF, THROTTLED, QUEUE_FULL}
 AFTER = {THROTTLED: timedelta(seconds=1), QUEUE_FULL: timedelta(seconds=10)}
 MOST_PARTS = 255
-_DELIVERED, _ENROUTE, _ACCEPTED = 2, 1, 6
+_DELIVERED = 2
+# Scheduled, on its way, taken by somebody else, unknown: nothing is decided. Centres say "unknown" of what waits for a phone
+# that is off, too, and what may have arrived has not failed.
+_UNDECIDED = (0, 1, 6, 7)
 _WORDS = {
     "DELIVRD": 2,
     "EXPIRED": 3,
@@ -37,10 +40,15 @@ _WORDS = {
 }
 _RECEIPT = re.compile(r"\b(id|stat|err|done date):([^ ]*)", re.IGNORECASE)
 # Optional parameters.
-_MESSAGE_STATE, _RECEIPTED_ID = 0x0427, 0x001E
+_MESSAGE_STATE, _RECEIPTED_ID, _PAYLOAD = 0x0427, 0x001E, 0x0424
 _SAR_REFERENCE, _SAR_TOTAL, _SAR_NUMBER = 0x020C, 0x020E, 0x020F
-_RECEIPT_CLASS, _UDH = 0x04, 0x40
+# esm_class: bits 5 to 2 say what a deliver_sm is. Of these none is what a person wrote: the phone's own acknowledgement,
+# an ended conversation, a state in between.
+_CLASS, _RECEIPT_CLASS, _UDH = 0x3C, 0x04, 0x40
+_NOBODY_WROTE = (0x08, 0x18, 0x20)
 _UCS2 = 0x08
+# data_coding of alphabets that have a name of their own; the rest is read as Latin 1.
+_CODECS = {0x06: "iso8859-5", 0x07: "iso8859-8"}
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -179,18 +187,40 @@ def read_delivery(pdu: bytes, settings: SmppSettings, at: datetime) -> Report | 
     except smpp34.SmppError as problem:
         raise ValueError(f"the deliver_sm cannot be decoded: {problem}") from problem
     assert isinstance(delivery, smpp34.DeliverSm)
-    if delivery.esm_class & 0x3C == _RECEIPT_CLASS:
+    kind = delivery.esm_class & _CLASS
+    if kind == _RECEIPT_CLASS:
         return _receipt(delivery, settings)
-    return _reply(delivery, at)
+    return None if kind in _NOBODY_WROTE else _reply(delivery, settings, at)
+
+
+def _body(delivery: smpp34.DeliverSm) -> bytes:
+    """What it carries: the message, or where that is empty the optional parameter for long ones; without the header by
+    which a phone puts parts together (UDH)."""
+    payload = next((tlv.value for tlv in delivery.tlvs if tlv.tag == _PAYLOAD), b"")
+    body = delivery.short_message or payload
+    if delivery.esm_class & _UDH and body and body[0] < len(body):
+        body = body[1 + body[0] :]
+    return body
+
+
+def _text(body: bytes, coding: int, settings: SmppSettings) -> str:
+    """Read by its data_coding (SMPP 3.4 §5.2.19; from 0x10 on as 3GPP TS 23.038 §4 has it)."""
+    if coding == _UCS2 or (0x10 <= coding < 0x40 and coding & 0x0C == _UCS2):
+        return body.decode("utf-16-be", "replace").removeprefix("\ufeff")
+    if coding in (0x00, settings.gsm_data_coding) and body.isascii():
+        return decoded(body)
+    return body.decode(_CODECS.get(coding, "latin-1"), "replace")
 
 
 def _receipt(delivery: smpp34.DeliverSm, settings: SmppSettings) -> Report | None:
     """By the optional parameters where they are there, else by the text of appendix B."""
     tlvs = {tlv.tag: tlv.value for tlv in delivery.tlvs}
-    said = {name.lower(): value for name, value in _RECEIPT.findall(delivery.short_message.decode("latin-1"))}
+    # Written in ASCII, whatever the centre's default alphabet is: ids may hold an underscore.
+    text = _body(delivery).decode("utf-16-be" if delivery.data_coding == _UCS2 else "latin-1", "replace")
+    said = {name.lower(): value for name, value in _RECEIPT.findall(text)}
     provider_id = normal_id(tlvs.get(_RECEIPTED_ID, b"").rstrip(b"\0").decode("ascii", "replace") or said.get("id", ""))
     state = int.from_bytes(tlvs.get(_MESSAGE_STATE, b""), "big") or _WORDS.get(said.get("stat", "").upper(), 0)
-    if not provider_id or state in (0, _ENROUTE, _ACCEPTED):
+    if not provider_id or state in _UNDECIDED:
         return None
     error = said.get("err", "").lstrip("0")
     what: Told = "delivered" if state == _DELIVERED else "bounced" if error in settings.bounced_errors else "failed"
@@ -214,7 +244,6 @@ def _done(text: str, zone: str) -> datetime | None:
     return None
 
 
-def _reply(delivery: smpp34.DeliverSm, at: datetime) -> Report | None:
+def _reply(delivery: smpp34.DeliverSm, settings: SmppSettings, at: datetime) -> Report | None:
     """What a person sent. A deliver_sm has no id of its own."""
-    coding = "utf-16-be" if delivery.data_coding == _UCS2 else "latin-1"
-    return written_back(delivery.source_addr, delivery.short_message.decode(coding, "replace"), at)
+    return written_back(delivery.source_addr, _text(_body(delivery), delivery.data_coding, settings), at)

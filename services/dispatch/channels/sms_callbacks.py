@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlencode
+from ipaddress import ip_address
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
 
 import msgspec
@@ -16,8 +17,11 @@ from services.dispatch.channels.base import Call, Forged, Received, Report, Unre
 from services.dispatch.channels.sms_answers import cleaned, moment, report_id, state_of
 from services.dispatch.channels.sms_incoming import written_back
 from services.dispatch.channels.sms_preset import Callbacks, Incoming, Preset, Proof, money_at
+from shared.outside import is_public
 
 MOST_FIELDS = 200
+# Names that no public name server knows (RFC 6761, 6762, 8375, and .internal, which ICANN keeps for this).
+_INNER_NAMES = ("localhost", "local", "internal", "home.arpa", "test", "invalid")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -27,6 +31,18 @@ def callback_url(address: str, callbacks: Callbacks, message: UUID, secret: str)
     if callbacks.proof.kind != "token":
         return f"{address}?{urlencode({'m': str(message)})}"
     return f"{address}?{urlencode({'m': str(message), 't': token(secret, message)})}" if secret else ""
+
+
+def stands_inside(address: str) -> bool:
+    """Whether a URL can only be reached from the network that it lies in, as far as its host says: an address that is not
+    public, a name of one label or under an inner domain, or one that is none (`_` in it)."""
+    host = (urlsplit(address).hostname or "").rstrip(".")
+    try:
+        return not is_public(str(ip_address(host)))
+    except ValueError:
+        labels = host.split(".")
+        named = len(labels) > 1 and all(labels) and "_" not in host and not labels[-1].isdigit()
+        return not named or any(f".{host}".endswith(f".{name}") for name in _INNER_NAMES)
 
 
 def token(secret: str, message: UUID) -> str:

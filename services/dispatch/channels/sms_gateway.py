@@ -8,19 +8,22 @@ asked by an id that the missing answer would have told: there, marketing is neve
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
+from uuid import UUID
 
 from pydantic import Field, SecretStr, model_validator
 
 from services.dispatch.channels.base import AdapterSettings, Call, Exchange, Received, Report, Result, World
 from services.dispatch.channels.sms import SmsAdapter
 from services.dispatch.channels.sms_answers import NotReadable, asked, decoded, judged, looked_up, reported
-from services.dispatch.channels.sms_callbacks import callback_url, received
+from services.dispatch.channels.sms_callbacks import callback_url, received, stands_inside
 from services.dispatch.channels.sms_preset import PLACEHOLDER, Preset, Query, Request, filled, presets
 from shared.outside import FAILED, NOT_SENT, Client, Response, is_public, retry_after
 
@@ -88,18 +91,21 @@ class SmsGateway(SmsAdapter):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._kept: Client | None = None
+        # By login and number: where a provider takes so many requests at a time.
+        self._rooms: dict[tuple[str, int], asyncio.Semaphore] = {}
 
     async def send(self, exchange: Exchange) -> Result:
         settings: SmsGatewaySettings = exchange.settings
         preset = settings.described
         values = self._values(exchange)
-        exchange.check_start()
-        try:
-            response = await self._request(settings, preset.send, values)
-        except NOT_SENT as problem:
-            return Result("retry", f"{preset.title} cannot be reached: {type(problem).__name__}")
-        except FAILED as problem:
-            return Result("unknown", f"{preset.title} did not answer: {type(problem).__name__}")
+        async with self._room(settings):
+            exchange.check_start()
+            try:
+                response = await self._request(settings, preset.send, values)
+            except NOT_SENT as problem:
+                return Result("retry", f"{preset.title} cannot be reached: {type(problem).__name__}")
+            except FAILED as problem:
+                return Result("unknown", f"{preset.title} did not answer: {type(problem).__name__}")
         wait = retry_after(response, self.world.clock.now())
         return judged(preset, response.status_code, response.content, wait, self._currency)
 
@@ -147,7 +153,8 @@ class SmsGateway(SmsAdapter):
 
     async def _look_up(self, exchange: Exchange, query: Query) -> Any:
         values = self._values(exchange)
-        response = await self._request(exchange.settings, query.request, values)
+        async with self._room(exchange.settings):
+            response = await self._request(exchange.settings, query.request, values)
         if not 200 <= response.status_code < 300:
             return None
         try:
@@ -158,8 +165,6 @@ class SmsGateway(SmsAdapter):
 
     def _values(self, exchange: Exchange) -> dict[str, str]:
         settings: SmsGatewaySettings = exchange.settings
-        callbacks = settings.described.callbacks
-        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
         return {
             "login": settings.login,
             "password": settings.password.get_secret_value(),
@@ -170,8 +175,23 @@ class SmsGateway(SmsAdapter):
             "key": str(exchange.message),
             "id": exchange.provider_id,
             "date": exchange.at.date().isoformat(),
-            "callback": callback_url(self._address, callbacks, exchange.message, secret) if callbacks else "",
+            "callback": self._callback(settings, exchange.message),
         }
+
+    def _room(self, settings: SmsGatewaySettings) -> AbstractAsyncContextManager[None]:
+        """Held as long as a request is open."""
+        most = settings.described.at_once
+        return self._rooms.setdefault((settings.login, most), asyncio.Semaphore(most)) if most else nullcontext()
+
+    def _callback(self, settings: SmsGatewaySettings, message: UUID) -> str:
+        """Where the gateway shall call; "" if it cannot: Twilio refuses a message whose callback is not on the internet
+        (21609), and reports that nobody can bring are asked for (`follow`). A gateway of one's own may lie inside, too."""
+        described = settings.described
+        server = (settings.server if settings.custom is not None else "") or described.send.server
+        if described.callbacks is None or (stands_inside(self._address) and not stands_inside(server)):
+            return ""
+        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+        return callback_url(self._address, described.callbacks, message, secret)
 
     async def _request(self, settings: SmsGatewaySettings, request: Request, values: dict[str, str]) -> Response:
         if self._kept is None:

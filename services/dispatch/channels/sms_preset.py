@@ -8,8 +8,9 @@ date; or it is told by API (`custom`). Texts in a request may hold placeholders:
     {text}                        the message
     {key}                         the message's id with us
     {id}                          the message's id with the provider
-    {date}                        the day (UTC) in ISO 8601
-    {callback}                    where the provider shall call, with a proof of its own for each message
+    {date}                        the day (UTC) of the attempt, in ISO 8601
+    {callback}                    where the provider shall call, with a proof of its own for each message; empty if it
+                                  could not reach us
 
 A *path* leads to a value of a JSON or XML answer: names with dots between them. Where it leads to several values (the
 parts of a long message), the last one counts.
@@ -189,13 +190,15 @@ class Incoming(Part):
 
 
 class Preset(Part):
-    """A provider's gateway. `currency`: of the amounts that it names; other shops count their own price. `unconfirmed`:
-    what could not be found in the provider's own documents."""
+    """A provider's gateway. `currency`: of the amounts that it names; other shops count their own price. `at_once`: the most
+    requests that a process has open at a time, where the provider takes only so many from one login; 0: no such limit.
+    `unconfirmed`: what could not be found in the provider's own documents."""
 
     title: str
     documents: tuple[Document, ...] = ()
     unconfirmed: Texts = ()
     currency: str = ""
+    at_once: int = Field(default=0, ge=0, le=100)
     send: Request
     answer: Answer
     states: States = States()

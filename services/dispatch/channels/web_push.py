@@ -32,6 +32,7 @@ from services.dispatch.channels.push import (
     PushAdapter,
     PushSettings,
     crowded,
+    fields,
     fitted,
     lifetime,
     notice,
@@ -189,9 +190,11 @@ class WebPush(PushAdapter):
                 return Result("sent", f"taken by the push service ({answer.status_code})")
             case 404 | 410:
                 return Result("bounced", f"the subscription is gone ({answer.status_code})")
-            case 401:  # the token, not the person: the next attempt makes a new one
+            # The token, not the person: the next attempt makes a new one. Apple says 403 to a subject that it does not like
+            # or a clock that is wrong; whose subscription belongs to another key is told otherwise (VapidPkHashMismatch).
+            case 401 | 403 as status if status == 401 or fields(answer).get("reason") == "BadJwtToken":
                 self._tokens.pop(_token_key(settings, origin), None)
-                return Result("retry", "the push service does not take the VAPID token (401)")
+                return Result("retry", f"the push service does not take the VAPID token ({status})")
             case 403:
                 return Result("failed", "the subscription was made with another VAPID key (403)")
             case 413:

@@ -21,7 +21,7 @@ ASKING_SECONDS = 120.0
 
 class Chosen(msgspec.Struct, frozen=True):
     """A message whose call may start. `pinned`: the channel of an earlier attempt of which nobody knows whether it arrived;
-    None if there is none."""
+    None if there is none. `called_at`: when the attempt began that is asked about; None before a call."""
 
     id: UUID
     run: UUID
@@ -48,6 +48,7 @@ class Chosen(msgspec.Struct, frozen=True):
     valid_until: datetime
     provider_id: str = ""
     pinned: str | None = None
+    called_at: datetime | None = None
 
 
 class Silent(msgspec.Struct, frozen=True):
@@ -235,7 +236,9 @@ async def silent_calls(tx: Tx, limit: int, settling: Collection[str]) -> list[Si
         SELECT {COLUMNS}, coalesce((
             SELECT a.provider_id FROM dispatch.attempt a
             WHERE a.message = m.id AND a.adapter = m.adapter AND a.provider_id <> '' ORDER BY a.number DESC LIMIT 1
-        ), '') AS provider_id, extract(epoch FROM m.start_by - clock_timestamp())::float8 AS start_in
+        ), '') AS provider_id, (
+            SELECT a.at FROM dispatch.attempt a WHERE a.message = m.id AND a.number = m.attempts
+        ) AS called_at, extract(epoch FROM m.start_by - clock_timestamp())::float8 AS start_in
         FROM dispatch.message m
         WHERE state = 'calling' AND call_until < clock_timestamp() AND adapter <> ALL($2::text[])
         ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
@@ -260,7 +263,7 @@ async def doubtful_calls(tx: Tx, limit: int, settling: Collection[str], settles:
             WHEN m.state = 'unknown' AND m.attempts = a.number AND m.address IS NOT NULL
             THEN clock_timestamp() + make_interval(secs => $3) END
         FROM due d JOIN dispatch.message m ON m.id = d.message WHERE a.message = d.message AND a.number = d.number
-        RETURNING {COLUMNS}, coalesce(a.provider_id, '') AS provider_id, a.detail, a.ask_at
+        RETURNING {COLUMNS}, coalesce(a.provider_id, '') AS provider_id, a.at AS called_at, a.detail, a.ask_at
         """,
         limit,
         list(settling),

@@ -18,7 +18,7 @@ async def silent(
         f"""
         SELECT m.* FROM unnest($2::timestamptz[], $3::timestamptz[]) AS w(since, until)
         CROSS JOIN LATERAL (
-            SELECT {COLUMNS}, a.provider_id FROM dispatch.message m
+            SELECT {COLUMNS}, a.provider_id, a.at AS called_at FROM dispatch.message m
             JOIN dispatch.attempt a ON a.message = m.id AND a.number = m.attempts
             WHERE m.updated_at > w.since AND m.updated_at <= w.until AND m.state = 'sent' AND m.delivery IS NULL
               AND m.adapter = ANY($1::text[]) AND m.address IS NOT NULL AND a.provider_id <> ''
