@@ -201,7 +201,8 @@ def _forbidden(asking: Asking, run: Run, known: Sequence[Known]) -> Refused | No
     rule = asking.version.document
     if any(one.id == run.id for one in known):
         return Refused(code="key_taken", why="this very event or moment has started a run already")
-    before = [one for one in known if rule.slot(one.subject) == rule.slot(run.subject) and one.ended_as != "merged"]
+    counting = [one for one in known if one.ended_as != "merged" and not one.erased]
+    before = [one for one in counting if rule.slot(one.subject) == rule.slot(run.subject)]
     if any(one.ended_at is None for one in before):
         return Refused(code="inside", why="the person is inside this rule already")
     if before and not rule.again.allowed:

@@ -110,7 +110,8 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """What another entry must know of a run: enough for `again`, the arm and the key."""
+    """What another entry must know of a run: enough for `again`, the arm and the key. `erased`: its person was erased since;
+    whoever has come back under the same node is somebody new."""
 
     id: UUID
     rule: UUID
@@ -120,6 +121,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     ended_at: datetime | None
     ended_as: str | None
+    erased: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Known:

@@ -93,6 +93,7 @@ run = Table(
     ),
     _time("goal_at", nullable=True),
     Column("revenue", Text, comment="decimal; known once the goal window has closed"),
+    _time("erased_at", nullable=True),
     Column("open", Boolean, nullable=False, comment="something may still happen to it"),
     Column("state", JSONB, nullable=False, comment="the whole run (services.triggers.run.Run)"),
     PrimaryKeyConstraint("node", "id"),

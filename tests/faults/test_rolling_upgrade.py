@@ -3,25 +3,49 @@ of; both read what both write, nothing is lost, doubled or put aside, and the ol
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 
+from services.migrate import HISTORIES
 from shared.events import EVENTS, PROFILE_EVENTS
 from shared.settings import SERVICE_NAMES
 from tests.faults.books import Observer, assert_all_agree, catch_up
 from tests.faults.client import Client
 from tests.faults.conftest import BOTH, SEED
-from tests.faults.deployment import Deployment, Process
+from tests.faults.deployment import ONE_PROCESS, ROOT, Deployment, Process
+from tests.support import histories, newer_version
 from tests.support.newer_version import FIELD, VERSION
 from tests.support.smtp_peer import SmtpPeer
 from tests.support.wait import until
 
 pytestmark = pytest.mark.timeout(240)
-SCHEMAS = ["profile", "triggers", "dispatch", "ingest", "platform"]
+# What the later version's migrations may do while this one runs: add tables, and columns that may be absent. Each table is taken
+# in a transaction of its own: whoever holds several at once and comes to others in another order than the services do waits for
+# them while they wait for it.
+EXPANDS = """\
+op.execute("CREATE TABLE IF NOT EXISTS {schema}.table_of_a_later_version (id uuid PRIMARY KEY)")
+tables = op.get_bind().exec_driver_sql(
+    "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition"
+    " AND c.relnamespace::regnamespace::text IN ({schemas}) AND c.relname <> 'alembic_version'"
+).scalars().all()
+with op.get_context().autocommit_block():
+    for table in tables:
+        op.execute(f"ALTER TABLE {{table}} ADD COLUMN IF NOT EXISTS column_of_a_later_version jsonb")
+"""
+EXPANDED = """
+    SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE a.attname = 'column_of_a_later_version' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"""
 
 
 @BOTH
@@ -30,15 +54,17 @@ async def test_old_and_new_side_by_side(
 ) -> None:
     deployment = deploy((SERVICE_NAMES, SERVICE_NAMES), bus_url)
     old, new = deployment.processes
-    new.module = "tests.support.newer_version"
+    new.module, new.tree = "newer_version", later_version(folder)
     await deployment.set_up()
     client = Client([old.url, new.url], deployment.write_key, folder / "answers.jsonl", rate=4, seed=SEED)
     async with Observer.of(deployment) as observer:
-        await expand(deployment)
+        client.start()
+        await until(lambda: len(client.visitors) >= 4, limit=30, what="the old version is at work", every=0.1)
+        await asyncio.to_thread(migrate_by, new)
+        assert await fetchval(deployment, EXPANDED) > 40
         new.start()
         await new.ready()
         assert [await version_of(process) for process in (old, new)][1] == VERSION
-        client.start()
         await until(lambda: len(smtp_peer.letters()) >= 4, limit=60, what="letters go out", every=0.1)
         await until(lambda: both_wrote(observer), limit=20, what="both wrote", every=0.5)
         old.stop()
@@ -54,23 +80,63 @@ async def test_old_and_new_side_by_side(
     deployment.stop()
 
 
-async def expand(deployment: Deployment) -> None:
-    """What the later version's migration may do while this one runs: add columns that may be absent, add tables."""
+async def test_a_database_of_the_first_release_is_taken_up(
+    deploy: Callable[..., Deployment], smtp_peer: SmtpPeer, folder: Path
+) -> None:
+    deployment = deploy(ONE_PROCESS, None)
+    [process] = deployment.processes
+    await deployment.set_up()
+    client = Client([process.url], deployment.write_key, folder / "answers.jsonl", rate=4, seed=SEED)
+    client.start()
+    await until(lambda: len(smtp_peer.letters()) >= 2, limit=60, what="letters go out", every=0.1)
+    process.stop()
+    await histories.put_back(deployment.database_url, folder / "first")
+    assert await fetchval(deployment, "SELECT version_num FROM triggers.alembic_version") == histories.FIRST
+    assert await fetchval(deployment, "SELECT count(*) FROM triggers.run") > 0, "with what was stored by then"
+    async with Observer.of(deployment) as observer:
+        deployment.command("migrate")
+        process.start()
+        await process.ready()
+        seen = len(client.visitors)
+        await until(lambda: len(client.visitors) >= seen + 4, limit=30, what="life goes on", every=0.1)
+        await client.finish()
+        await catch_up(observer, client)
+        await assert_all_agree(deployment, observer, client, smtp_peer)
+    assert process.logged("consumer.dead_letter") == 0
+    deployment.stop()
+
+
+def later_version(folder: Path) -> Path:
+    """A copy of the source tree whose histories go on, as those of the next version will."""
+    tree = folder / "later"
+    for part in ("services", "shared", "demo", "rules"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(newer_version.__file__, tree)
+    for history in HISTORIES:
+        copied = dataclasses.replace(history, versions=tree / history.versions.relative_to(ROOT))
+        schemas = "'platform', 'bus'" if history.schema == "platform" else f"'{history.schema}'"
+        histories.add_migration(copied, EXPANDS.format(schema=history.schema, schemas=schemas))
+    return tree
+
+
+def migrate_by(process: Process) -> None:
+    """`dripline migrate` of this process's version."""
+    command = [sys.executable, "-m", process.module, "migrate"]
+    ended = subprocess.run(
+        command,
+        cwd=process.tree,
+        env={**os.environ, **process.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr[-4000:]}"
+
+
+async def fetchval(deployment: Deployment, query: str) -> Any:
     connection = await asyncpg.connect(deployment.database_url)
     try:
-        tables = await connection.fetch(
-            """
-            SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = ANY($1) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-            """,
-            SCHEMAS,
-        )
-        for schema, table in tables:
-            await connection.execute(f"ALTER TABLE {schema}.{table} ADD COLUMN column_of_a_later_version jsonb")
-        await connection.execute("CREATE TABLE triggers.table_of_a_later_version (id uuid PRIMARY KEY)")
-        for schema in SCHEMAS:
-            await connection.execute(f"UPDATE {schema}.alembic_version SET version_num = 'of a later version'")
-        assert len(tables) > 40
+        return await connection.fetchval(query)
     finally:
         await connection.close()
 

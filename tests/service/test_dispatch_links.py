@@ -35,7 +35,8 @@ async def stage(database_url: str, tmp_path: Path) -> AsyncIterator[Stage]:
 async def browser(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     errors.install(app)
-    app.include_router(public.router(stage.context, stage.dispatch.signer, stage.dispatch.subscriptions))
+    d = stage.dispatch
+    app.include_router(public.router(stage.context, d.signer, d.subscriptions, d.limits))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080", headers=PERSON) as client:
         yield client
@@ -293,6 +294,19 @@ class TestForgetting:
         assert (await browser.post(link(message, "confirm"))).status_code == 404
         assert await stage.events("Subscription Confirmed") == []
         assert await stage.dispatch.forget() == 0
+
+    async def test_an_address_that_comes_back_at_once_does_not_save_what_was_written_to_it_before(
+        self, stage: Stage
+    ) -> None:
+        message = await confirmation(stage)
+        stage.clock.set(stage.clock.now() + timedelta(hours=1))
+        await self.purge(stage, message)
+        stage.clock.set(stage.clock.now() + timedelta(seconds=1))
+        mail = stage.id("email", "new@example.com")
+        await stage.learn(stage.event("Product Viewed", mail))
+        assert await stage.dispatch.forget() == 1
+        after = await stage.message(message["id"])
+        assert (after["address"], after["body"]) == (None, None)
 
     async def test_a_message_that_waits_for_a_purged_address_is_withheld(self, stage: Stage) -> None:
         message = await confirmation(stage)

@@ -87,6 +87,39 @@ async def test_who_is_erased_is_forgotten_by_every_service(database_url: str, tm
     await the_books_and_the_derivation_hold(database_url)
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("erased_by", ["this version", "the version before"])
+async def test_who_comes_back_after_an_erasure_is_new_to_every_rule(
+    database_url: str, tmp_path: Path, erased_by: str
+) -> None:
+    """Under the same user id; the rule says `again: never`. The version before knew no `erased_at`."""
+    once = AT_ONCE.replace("again: after 7d", "again: never")
+    assert once != AT_ONCE
+    async with virtual_server(database_url, tmp_path, START, shop_timezone="UTC") as server:
+        await asyncio.to_thread(
+            lambda: list(apply_templates(SHIPPED, str(server.http.base_url), server.keys["api_key"]))
+        )
+        await server.activate(once)
+        server.time.go_to(START + timedelta(minutes=1))
+        await life(server)
+        await server.time.close(START + timedelta(hours=2))
+        [person] = await server.list("/v1/profiles", user_id="u-1")
+        answer = await server.http.post(f"/v1/profiles/{person['id']}/erase", headers=server.bearer)
+        assert answer.status_code == 200, answer.text
+        await server.time.close(START + timedelta(hours=3))
+        if erased_by == "the version before":
+            connection = await asyncpg.connect(database_url)
+            assert await connection.execute("UPDATE triggers.run SET erased_at = NULL WHERE open = false") == "UPDATE 1"
+            await connection.close()
+        back = START + timedelta(hours=4)
+        server.time.go_to(back)
+        await server.post(event("Product Added", back, properties=PRODUCT))
+        await server.time.close(back + timedelta(hours=2))
+        runs = await server.list("/v1/runs", rule="abandoned-cart")
+        assert len(runs) == 2, "one before the erasure, one after it"
+    await the_books_and_the_derivation_hold(database_url)
+
+
 async def erased_everywhere(server: VirtualServer, connection: asyncpg.Connection, folder: Path) -> None:
     [person] = await server.list("/v1/profiles", user_id="u-1")
     [message] = await server.list("/v1/messages", state="sent")
@@ -125,4 +158,5 @@ async def the_books_and_the_derivation_hold(database_url: str) -> None:
         derived = await derive_again(database, START - timedelta(days=1), START + timedelta(days=1), settings)
     finally:
         await database.close()
-    assert not getattr(derived, "differences", derived)
+    assert derived.differences == []
+    assert derived.erased > 0

@@ -1,6 +1,6 @@
-"""`python -m tests.support.newer_version up …`: the program as a later version of it would be, as far as the bus shows.
-
-Its records carry a field and a header that this version has never heard of, and it says another version of itself.
+"""`python -m newer_version up …`, in a copy of the source tree beside which this file lies: the program as a later version of it
+would be. Its records carry a field and a header that this version has never heard of, and it says another version of itself.
+The copy's histories have one migration more, each (tests/faults/test_rolling_upgrade.py writes them).
 """
 
 from __future__ import annotations

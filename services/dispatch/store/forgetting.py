@@ -26,7 +26,11 @@ async def forget(tx: Tx, limit: int) -> int:
         WITH gone AS (
             SELECT m.id FROM dispatch.message m
             WHERE m.address IS NOT NULL AND m.state IN ('sent', 'withheld', 'failed', 'unknown')
-              AND NOT EXISTS (SELECT 1 FROM cdp.node n WHERE n.id = m.address_node)
+              AND NOT EXISTS (
+                SELECT 1 FROM cdp.node n WHERE n.id = m.address_node
+                    -- learned after the call: it is somebody's who has come back
+                    AND n.learned_at <= coalesce(
+                        (SELECT min(a.at) FROM dispatch.attempt a WHERE a.message = m.id), 'infinity'))
             ORDER BY m.id LIMIT $1 FOR UPDATE SKIP LOCKED
         ), links AS (
             DELETE FROM dispatch.link l USING gone WHERE l.message = gone.id

@@ -134,11 +134,11 @@ async def known_before(tx: Tx, asked: Sequence[tuple[UUID, Sequence[UUID], int]]
     runs without a decision; what was decided before it of who was erased is not derived again."""
     rows = await tx.fetch(
         """
-        SELECT DISTINCT ON (a.place, d.run) a.place, d.after, r.ended_at
+        SELECT DISTINCT ON (a.place, d.run) a.place, d.after, r.ended_at, r.ended_as
         FROM unnest($1::uuid[], $2::text[], $3::bigint[]) WITH ORDINALITY AS a(rule, nodes, seq, place)
         CROSS JOIN LATERAL unnest(a.nodes::uuid[]) AS n(node)
         JOIN triggers.decision d ON d.node = n.node AND d.seq < a.seq AND d.rule = a.rule AND d.run IS NOT NULL
-        LEFT JOIN triggers.run r ON r.node = d.node AND r.id = d.run AND r.ended_as = 'erased'
+        LEFT JOIN triggers.run r ON r.node = d.node AND r.id = d.run AND (r.erased_at IS NOT NULL OR r.ended_as = 'erased')
         ORDER BY a.place, d.run, d.seq DESC
         """,
         [rule for rule, _, _ in asked],
@@ -146,10 +146,10 @@ async def known_before(tx: Tx, asked: Sequence[tuple[UUID, Sequence[UUID], int]]
         [seq for _, _, seq in asked],
     )
     found: list[list[Known]] = [[] for _ in asked]
-    for place, after, erased_at in rows:
+    for place, after, ended_at, ended_as in rows:
         known = Known.of(as_run(after))
-        if erased_at is not None:
-            known = msgspec.structs.replace(known, ended_at=erased_at, ended_as="erased")
+        if ended_at is not None:
+            known = msgspec.structs.replace(known, ended_at=ended_at, ended_as=ended_as, erased=True)
         found[place - 1].append(known)
     return found
 

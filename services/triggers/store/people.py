@@ -40,7 +40,10 @@ async def runs_of(tx: Tx, nodes: Sequence[UUID]) -> tuple[list[Run], list[Known]
     """The open runs on these nodes, and what is to be known of all."""
     rows = await tx.fetch(
         """
-        SELECT id, rule, node, entered_at, ghost, subject, ended_at, ended_as, CASE WHEN open THEN state END AS state
+        SELECT id, rule, node, entered_at, ghost, subject, ended_at, ended_as,
+               -- without the moment: the version before wrote it
+               erased_at IS NOT NULL OR ended_as IS NOT DISTINCT FROM 'erased' AS erased,
+               CASE WHEN open THEN state END AS state
         FROM triggers.run WHERE node = ANY($1::uuid[])
         """,
         list(nodes),
@@ -55,6 +58,7 @@ async def runs_of(tx: Tx, nodes: Sequence[UUID]) -> tuple[list[Run], list[Known]
             subject=row["subject"],
             ended_at=row["ended_at"],
             ended_as=row["ended_as"],
+            erased=row["erased"],
         )
         for row in rows
     ]
@@ -201,7 +205,7 @@ async def forget_people(tx: Tx, erased: Mapping[UUID, datetime]) -> list[tuple[I
     await tx.execute(
         """
         UPDATE triggers.run r SET ended_at = coalesce(r.ended_at, g.at), ended_as = coalesce(r.ended_as, 'erased'),
-            open = false, state = (r.state - $3::text[]) || jsonb_build_object(
+            open = false, erased_at = coalesce(r.erased_at, g.at), state = (r.state - $3::text[]) || jsonb_build_object(
                 'ended_at', coalesce(r.ended_at, g.at), 'ended_as', coalesce(r.ended_as, 'erased'))
         FROM unnest($1::uuid[], $2::timestamptz[]) AS g(node, at) WHERE r.node = g.node AND r.entered_at <= g.at
         """,

@@ -109,7 +109,7 @@ def _resting(place: int) -> str:
     return f"""
         SELECT m.profile FROM triggers.run r JOIN cdp.membership m ON m.node = r.node AND {present}
         WHERE r.rule = {rule}::uuid AND ({subject}::text IS NULL OR r.subject = {subject})
-            AND r.ended_as IS DISTINCT FROM 'merged'
+            AND coalesce(r.ended_as, '') NOT IN ('merged', 'erased') AND r.erased_at IS NULL
             AND (r.ended_at IS NULL OR {never}::bool OR r.ended_at + {after}::interval > {at}::timestamptz)"""
 
 

@@ -168,7 +168,9 @@ async def report(tx: Tx, rule: UUID, since: datetime | None, until: datetime | N
         """
         WITH whose AS (
             SELECT r.node, r.id, r.ghost, coalesce(n.profile, r.node) AS person
-            FROM triggers.run r LEFT JOIN cdp.node n ON n.id = r.node WHERE r.rule = $1
+            FROM triggers.run r
+            LEFT JOIN cdp.node n ON n.id = r.node AND r.erased_at IS NULL AND r.ended_as IS DISTINCT FROM 'erased'
+            WHERE r.rule = $1
         ), both_arms AS (
             SELECT person FROM whose GROUP BY person HAVING bool_or(ghost) AND NOT bool_and(ghost)
         ), told AS (

@@ -1,15 +1,14 @@
-"""Schemas platform and bus."""
+"""The first version of the schemas platform and bus."""
+
+from pathlib import Path
 
 from alembic import op
 
-from shared import tables
+from shared.migrations.sql import execute_file
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    tables.metadata.create_all(op.get_bind())
-    tables.bus_metadata.create_all(op.get_bind())
-    for statement in tables.BUS_EXTRAS:
-        op.execute(statement)
+    execute_file(op.get_bind(), Path(__file__).with_suffix(".sql"))

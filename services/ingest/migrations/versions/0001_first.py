@@ -1,14 +1,14 @@
-"""Schema ingest: sources, write keys."""
+"""The first version of the schema ingest: sources, write keys."""
+
+from pathlib import Path
 
 from alembic import op
 
-from services.ingest import tables
+from shared.migrations.sql import execute_file
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    tables.metadata.create_all(op.get_bind())
-    for statement in tables.EXTRAS:
-        op.execute(statement)
+    execute_file(op.get_bind(), Path(__file__).with_suffix(".sql"))

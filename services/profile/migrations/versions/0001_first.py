@@ -1,19 +1,14 @@
 """The first version of the schema `profile` and of the views in `cdp`."""
 
-from __future__ import annotations
+from pathlib import Path
 
 from alembic import op
 
-from services.profile import tables
+from shared.migrations.sql import execute_file
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Creates all tables, partitions and views."""
-    tables.metadata.create_all(op.get_bind())
-    for statement in tables.EXTRAS:
-        op.execute(statement)
+    execute_file(op.get_bind(), Path(__file__).with_suffix(".sql"))

@@ -1,14 +1,14 @@
-"""The first tables of triggers."""
+"""The first version of the schema triggers."""
+
+from pathlib import Path
 
 from alembic import op
 
-from services.triggers import tables
+from shared.migrations.sql import execute_file
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    tables.metadata.create_all(op.get_bind())
-    for statement in tables.EXTRAS:
-        op.execute(statement)
+    execute_file(op.get_bind(), Path(__file__).with_suffix(".sql"))
