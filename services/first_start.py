@@ -15,6 +15,7 @@ from shared.auth import create_key, log_change
 from shared.db import Tx
 from shared.errors import ConfigurationError, is_transient
 from shared.service import Context
+from shared.settings import SERVICE_NAMES, Settings
 
 
 async def make_credentials(context: Context, url: str) -> dict[str, Any] | None:
@@ -22,6 +23,7 @@ async def make_credentials(context: Context, url: str) -> dict[str, Any] | None:
 
     All or nothing: keys that stand in no file would lock everybody out, as only their hashes are kept.
 
+    :param url: where this process answers on this machine
     Returns what was made (`url, site_write_key, server_write_key, api_key`), or None when this is not the first start.
     Raises ConfigurationError when the file cannot be written.
     """
@@ -49,11 +51,19 @@ async def _make(tx: Tx, context: Context, url: str) -> dict[str, Any] | None:
     await log_change(tx, BY, "api_key.create", f"API key {BY}", None, after, now)
     sources = await make_first_sources(tx, now, context.bits)
     return {
-        "url": url,
+        "url": _whole_api(context.settings, url),
         "site_write_key": sources.site_write_key if sources else None,
         "server_write_key": sources.server_write_key if sources else None,
         "api_key": api_key,
     }
+
+
+def _whole_api(settings: Settings, here: str) -> str:
+    """Where all of the API is, for commands that are given this file. A process of all services has it `here`, whatever the
+    world's way to it; one that runs a part of them answers a part, and the others are beside it behind PUBLIC_URL."""
+    if settings.services == frozenset(SERVICE_NAMES):
+        return here
+    return settings.public_url or here
 
 
 def _keep(path: Path, made: dict[str, Any]) -> None:

@@ -152,6 +152,7 @@ async def _assemble(settings: Settings, database_url: str, clock: Clock, stack: 
     drain = Drain(settings.drain_seconds)
     app = _application(whole, services, watchdog, drain)
     await _start_loops(loops, leases, services, keeper, stack)
+    stack.callback(drain.look_after, platform)
     watchdog.start(asyncio.get_running_loop())
     _spare_the_collector()
     return Server(whole, services, keeper, app, drain)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from services.draining import BROKEN_OFF
+from shared.embedded_postgres import EmbeddedPostgres
 from shared.settings import SERVICE_NAMES
 from tests.faults.books import Observer, assert_all_agree, catch_up
 from tests.faults.client import Client
 from tests.faults.conftest import BOTH, SEED
-from tests.faults.deployment import Deployment
+from tests.faults.deployment import ONE_PROCESS, Deployment
 from tests.support.smtp_peer import SmtpPeer
 from tests.support.wait import until
 
@@ -21,6 +26,8 @@ pytestmark = pytest.mark.timeout(180)
 VISITORS_A_SECOND = 6
 DRAIN_SECONDS = 1.0
 LONGEST_END = 30.0
+# Requests under way are answered within 5 s, the database gets 3 s; the rest is for a busy machine.
+DATABASE_GONE = 15.0
 
 
 @BOTH
@@ -58,6 +65,52 @@ async def test_a_process_that_is_told_to_stop_under_load_hands_over_at_once(
     assert staying.logged("leases.taken_over") == 0
     assert leaving.logged("leases.not_given_back") == 0
     deployment.stop()
+
+
+@pytest.mark.parametrize("kind", ["postgres"])
+async def test_a_process_whose_database_is_gone_ends_in_good_time(
+    deploy: Callable[..., Deployment],
+    bus_url: str | None,
+    own_postgres: EmbeddedPostgres,
+    smtp_peer: SmtpPeer,
+    folder: Path,
+) -> None:
+    deployment = deploy(ONE_PROCESS, bus_url)
+    await deployment.set_up()
+    await deployment.start()
+    [process] = deployment.processes
+    smtp_peer.behave(delay_seconds=60)
+    client = Client([process.url], deployment.write_key, folder / "answers.jsonl", rate=VISITORS_A_SECOND, seed=SEED)
+    async with Observer.of(deployment) as observer:
+        client.start()
+
+        async def calls() -> bool:
+            return (await observer.message_states())["calling"] > 0
+
+        await until(calls, limit=30, what="exchanges with the mail server are under way")
+    await client.finish()
+    with silent(own_postgres):
+        said_before = len(process.log.read_text())
+        process.tell_to_stop()
+        await until(lambda: not process.is_running, limit=DATABASE_GONE, what="it ends by itself", every=0.1)
+        said = process.log.read_text()[said_before:]
+    assert process.exit_status == BROKEN_OFF
+    assert process.logged("drain.database_gone") == 1
+    assert "most recent call first" not in said, "nobody has to read where each thread stood"
+
+
+@contextmanager
+def silent(server: EmbeddedPostgres) -> Iterator[None]:
+    """Its machine is gone without a word: connections stay open, and nothing is answered."""
+    assert server.pid is not None
+    processes = [server.pid, *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def is_not_ready(url: str) -> bool:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from typer.testing import CliRunner
 
-from services.first_start import make_credentials, read_credentials
+from services.__main__ import app
+from services.first_start import make_credentials, read_credentials, write_private
 from shared.auth import authenticate
 from shared.errors import ConfigurationError
 from shared.service import Context
+from shared.settings import SERVICE_NAMES, ServiceName
 from tests.support.contexts import context_for
 
 URL = "http://localhost:8080"
@@ -60,6 +63,40 @@ async def test_a_second_start_makes_nothing(database_url: str, tmp_path: Path) -
         assert await make_credentials(context, URL) is None
         assert context.settings.credentials_file.read_text() == before
         assert await made(context) == (1, 2)
+
+
+PUBLIC = "https://drip.example.com"
+
+
+@pytest.mark.parametrize(
+    ("services", "public_url", "named"),
+    [
+        (frozenset(SERVICE_NAMES), "", URL),
+        (frozenset(SERVICE_NAMES), PUBLIC, URL),  # it works whether or not the name leads here already
+        (frozenset({"ingest"}), PUBLIC, PUBLIC),  # the rules are another process's
+        (frozenset({"ingest"}), "", URL),
+    ],
+)
+async def test_the_file_names_where_all_of_the_api_is(
+    database_url: str, tmp_path: Path, services: frozenset[ServiceName], public_url: str, named: str
+) -> None:
+    settings = {"data_dir": tmp_path, "services": services, "public_url": public_url}
+    async with context_for(database_url, leases=False, **settings) as context:
+        await make_credentials(context, URL)
+        assert read_credentials(context.settings.credentials_file)["url"] == named
+
+
+@pytest.mark.parametrize(("public_url", "named"), [("", URL), (PUBLIC, PUBLIC)])
+def test_a_shell_is_told_the_way_in_that_everybody_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public_url: str, named: str
+) -> None:
+    keys = {"site_write_key": "w", "server_write_key": "s", "api_key": "a"}
+    write_private(tmp_path / "credentials.json", {"url": URL, **keys})
+    monkeypatch.setenv("PUBLIC_URL", public_url)
+    said = CliRunner().invoke(app, ["env", "--data", str(tmp_path)])
+    assert said.exit_code == 0, said.output
+    assert f"export DRIPLINE_URL={named}\n" in said.output
+    assert "export DRIPLINE_API_KEY=a\n" in said.output
 
 
 async def test_what_the_first_start_makes_stands_in_the_change_log(database_url: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ capabilities:
   value: /etc/dripline/secrets
 - name: DATA_DIR
   value: /var/lib/dripline
-{{- if and (not .Values.data.existingClaim) (not (hasKey .Values.settings "ERASURE_JOURNAL")) }}
+{{- if and (not .Values.data.enabled) (not (hasKey .Values.settings "ERASURE_JOURNAL")) }}
 # Without files that outlive a pod the journal of erasures is kept in the database and its backups alone.
 - name: ERASURE_JOURNAL
   value: "off"
@@ -70,6 +70,13 @@ capabilities:
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* The claim with the files that outlive a pod; nothing where there are none. */}}
+{{- define "dripline.claim" -}}
+{{- if .Values.data.enabled -}}
+{{ default (printf "%s-data" (include "dripline.name" .)) .Values.data.existingClaim }}
+{{- end -}}
 {{- end -}}
 
 {{- define "dripline.mounts" -}}
