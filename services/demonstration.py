@@ -11,7 +11,8 @@ import json
 import os
 import sys
 from datetime import datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import uvloop
 from rich.console import Console
@@ -54,14 +55,42 @@ class Demonstration:
     async def ready(self, server: Server) -> None:
         made = await make_credentials(server.context, server.origin)
         if made is None:
-            self._console.print(f"{self._settings.data_dir} has been used before: the shop's life is not lived twice.")
+            self._tell_what_was_before()
         else:
+            self._note("begun")
             await self._live(server, made)
+            self._note("lived")
         if self._stay:
             # Not earlier: what then becomes due would be under way while the books are counted.
             self.clock.release()
             welcome(self._console, server, made)
             await asyncio.Event().wait()
+
+    @property
+    def _notes(self) -> Path:
+        return self._settings.data_dir / "demo.json"
+
+    def _note(self, what: Literal["begun", "lived"]) -> None:
+        self._notes.write_text(json.dumps({"life": what, "from": f"{self._start}", "to": f"{self._end}"}) + "\n")
+
+    def _tell_what_was_before(self) -> None:
+        """A life that was broken off cannot be taken up: what its people would have done next is not known."""
+        try:
+            noted = json.loads(self._notes.read_text())
+        except FileNotFoundError:
+            noted = {"life": None}
+        before = {
+            None: "has been used without the simulated shop",
+            "begun": "holds a shop whose life was broken off before its end",
+            "lived": "holds a shop that has lived already",
+        }[noted["life"]]
+        self.failed = noted["life"] != "lived"
+        self._console.print(
+            f"{self._settings.data_dir} {before}: it is shown as it is. For a new one name another folder, with "
+            "--data (make demo ARGS='--data …'), or delete this one.",
+            soft_wrap=True,
+            highlight=False,
+        )
 
     async def _live(self, server: Server, made: dict[str, Any]) -> None:
         time = VirtualTime(server, self.clock)
@@ -98,6 +127,7 @@ class Demonstration:
             limit=STREAM_LIMIT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal is ours to handle: a shop that ends by itself is a fault
         )
         try:
             return await self._talk(shop, time)

@@ -7,11 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from services.audit import audit
-from services.audit.printing import print_books
+from services.audit import audit_and_print
 from services.run import Server
 from shared.db import Tx
 
+REASONS = 15  # rows of "Not sent, and why"; the rest is summed up
 COUNTS = {
     "events applied": "SELECT count(*) FROM cdp.event",
     "people known": "SELECT count(*) FROM cdp.profile",
@@ -23,7 +23,7 @@ COUNTS = {
 
 
 async def print_report(server: Server, stats: dict[str, Any], slices: int, console: Console) -> bool:
-    """Prints it and returns whether the books balance."""
+    """Prints it; returns whether the books balance and every decision comes out the same when it is computed again."""
     async with server.context.database.connection() as connection:
         console.print()
         _print_pairs(
@@ -36,9 +36,7 @@ async def print_report(server: Server, stats: dict[str, Any], slices: int, conso
         await _print_goals(console, connection)
         url = server.context.database.url
     _print_shop(console, stats)
-    books = await audit(server.context.settings, url)
-    print_books(console, books)
-    return all(book.balanced for book in books)
+    return await audit_and_print(server.context.settings, url, console, derive=True)
 
 
 def _print_pairs(console: Console, title: str, pairs: dict[str, Any]) -> None:
@@ -91,9 +89,10 @@ async def _print_withheld(console: Console, connection: Tx) -> None:
         """
         SELECT rule_name, coalesce(reason_code, state) AS code, count(*), min(reason) AS example
         FROM dispatch.message WHERE state IN ('withheld', 'failed', 'unknown') AND intended
-        GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 15
+        GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
         """
     )
+    rows, rest = rows[:REASONS], rows[REASONS:]
     table = Table(title="Not sent, and why", title_justify="left", show_edge=False, pad_edge=False)
     for name in ("rule", "reason"):
         table.add_column(name, no_wrap=True)
@@ -101,6 +100,9 @@ async def _print_withheld(console: Console, connection: Tx) -> None:
     table.add_column("for example", ratio=1)
     for row in rows:
         table.add_row(row["rule_name"], row["code"], str(row["count"]), row["example"] or "")
+    if rest:
+        table.add_row("others", f"{len(rest)} more reasons", str(sum(row["count"] for row in rest)), "")
+    table.add_row("all", "", str(sum(row["count"] for row in [*rows, *rest])), "", style="bold")
     console.print(table)
     console.print()
 

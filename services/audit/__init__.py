@@ -13,7 +13,9 @@ from rich.console import Console
 
 from services.audit.books import Book
 from services.audit.counting import count_books
-from services.audit.printing import print_books, print_differences
+from services.audit.printing import print_again, print_books
+from services.dispatch.derive import choose_again
+from services.triggers.derive import derive_again
 from shared.bus import open_bus_or_explain
 from shared.clock import SystemClock
 from shared.db import Database
@@ -40,19 +42,29 @@ async def audit_and_print(settings: Settings, database_url: str, console: Consol
     books = await audit(settings, database_url)
     print_books(console, books)
     balanced = all(book.balanced for book in books)
-    if derive:
-        from services.dispatch.derive import choose_again
-        from services.triggers.derive import derive_again
+    return await _again_and_print(settings, database_url, console) and balanced if derive else balanced
 
-        database = await Database.open(database_url, member=MEMBER, size=2)
-        try:
-            until = SystemClock().now() + timedelta(days=1)
-            since = until - timedelta(days=10_000)
-            decisions = await derive_again(database, since, until, settings)
-            choices = await choose_again(database, since, until)
-        finally:
-            await database.close()
-        print_differences(console, "decisions of triggers", decisions)
-        print_differences(console, "choices of dispatch", choices)
-        balanced = balanced and not decisions and not choices
-    return balanced
+
+async def _again_and_print(settings: Settings, database_url: str, console: Console) -> bool:
+    """Computes every decision again; prints how many of what kind, and what came out differently."""
+    database = await Database.open(database_url, member=MEMBER, size=2)
+    try:
+        until = SystemClock().now() + timedelta(days=1)
+        since = until - timedelta(days=10_000)
+        decisions = await derive_again(database, since, until, settings)
+        choices = await choose_again(database, since, until)
+    finally:
+        await database.close()
+    told = {
+        "decisions": decisions.count,
+        "entries": decisions.entries,
+        "holdout draws": decisions.draws,
+        "intents": decisions.intents,
+        "occasions to enter": decisions.omitted.count,
+        "left out because of people forgotten since": decisions.erased,
+    }
+    differences = [*decisions.differences, *decisions.omitted.missing]
+    print_again(console, "decisions of triggers", told, differences)
+    tables = {"choices": choices.count, "rows of alternatives": choices.alternatives}
+    print_again(console, "choices of dispatch", tables, choices.differences)
+    return not differences and not choices.differences

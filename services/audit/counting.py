@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
-from uuid import UUID
 
 from services.audit.books import Book
+from services.audit.intents import STRAYS, intent_books, read_told, wait_until_handled
+from services.audit.runs import run_books
 from shared.bus.base import Bus
-from shared.clock import pause
 from shared.db import Database, Tx
 from shared.events import EVENTS, HISTORY, MESSAGES, PROFILE_EVENTS
 
-PATIENCE = 30.0  # seconds to wait for intents on their way
-STRAYS = 10  # named at most
 READERS = {EVENTS: "profile", HISTORY: "profile", PROFILE_EVENTS: "triggers", MESSAGES: "dispatch"}
 RESULTS = ("applied", "repeated", "conflicting", "erased", "dead")
 
@@ -25,14 +22,14 @@ async def count_books(database: Database, bus: Bus) -> list[Book]:
         books = [
             *await _records(tx, bus),
             await _events(tx),
+            await _people(tx),
             await _dead_letters(tx),
-            *await _runs(tx),
+            *await run_books(tx),
         ]
-        intents = await _intents(tx)
-        shards = await _unpublished(tx)
-    await _until_handled(database, bus, shards)
+        told = await read_told(tx)
+    await wait_until_handled(database, bus, told)
     async with database.transaction("repeatable_read") as tx:
-        books += [await _messages(tx, intents), await _states(tx), await _attempts(tx), await _charges(tx)]
+        books += [*await intent_books(tx, told), await _choices(tx), await _attempts(tx), await _charges(tx)]
     return books
 
 
@@ -100,6 +97,30 @@ async def _events(tx: Tx) -> Book:
     )
 
 
+async def _people(tx: Tx) -> Book:
+    """every node that is known is one person's, and every person has theirs, now and in the rows of who was whose."""
+    known = await tx.fetchval("SELECT count(*) FROM profile.node")
+    theirs = await tx.fetchval("SELECT coalesce(sum(cardinality(nodes)), 0)::bigint FROM profile.profile")
+    strays = await tx.fetch(
+        """
+        SELECT p.id, n.node, o.id IS NULL AS unknown FROM profile.profile p CROSS JOIN LATERAL unnest(p.nodes) AS n(node)
+        LEFT JOIN profile.node o ON o.id = n.node AND o.profile = p.id
+        LEFT JOIN profile.membership m ON m.node = n.node AND m.profile = p.id AND m.to_at IS NULL
+        WHERE o.id IS NULL OR m.node IS NULL ORDER BY n.node LIMIT $1
+        """,
+        STRAYS,
+    )
+    return Book(
+        "people",
+        {"nodes known": known},
+        {"nodes of profiles": theirs},
+        [f"node {row['node']} of profile {row['id']} {_LACKS[row['unknown']]}" for row in strays],
+    )
+
+
+_LACKS = {True: "is not known as theirs", False: "has no row that says since when"}
+
+
 async def _dead_letters(tx: Tx) -> Book:
     counted = {
         service: await tx.fetchval(f"SELECT coalesce(sum(dead), 0)::bigint FROM {service}.position")
@@ -119,128 +140,24 @@ async def _dead_letters(tx: Tx) -> Book:
     )
 
 
-async def _runs(tx: Tx) -> list[Book]:
-    """runs started = waiting + finished (by reason); every open run has something that will wake it."""
-    started = await tx.fetchval("SELECT count(*) FROM triggers.decision WHERE run IS NOT NULL AND run_before = 0")
-    waiting = await tx.fetchval("SELECT count(*) FROM triggers.run WHERE ended_at IS NULL")
-    ended = await tx.fetch(
-        "SELECT ended_as, count(*) FROM triggers.run WHERE ended_at IS NOT NULL GROUP BY 1 ORDER BY 1"
-    )
-    lost = await tx.fetch(
-        """
-        SELECT d.run FROM triggers.decision d
-        WHERE d.run IS NOT NULL AND d.run_before = 0
-          AND NOT EXISTS (SELECT 1 FROM triggers.run r WHERE r.node = d.node AND r.id = d.run) LIMIT $1
-        """,
-        STRAYS,
-    )
-    asleep = await tx.fetch(
-        """
-        SELECT r.id FROM triggers.run r
-        WHERE r.open AND NOT EXISTS (SELECT 1 FROM triggers.item i WHERE i.run = r.id AND i.node = r.node) LIMIT $1
-        """,
-        STRAYS,
-    )
-    open_runs = await tx.fetchval("SELECT count(*) FROM triggers.run WHERE open")
-    timed = await tx.fetchval(
-        """
-        SELECT count(*) FROM triggers.run r
-        WHERE r.open AND EXISTS (SELECT 1 FROM triggers.item i WHERE i.run = r.id AND i.node = r.node)
-        """
-    )
-    return [
-        Book(
-            "runs",
-            {"started": started},
-            {"waiting": waiting, **{str(row["ended_as"]): row["count"] for row in ended}},
-            [f"run {row[0]} was started and is not there" for row in lost],
-        ),
-        Book(
-            "timers",
-            {"open runs": open_runs},
-            {"with a timer": timed},
-            [f"run {row[0]} has no timer" for row in asleep],
-        ),
-    ]
-
-
-async def _intents(tx: Tx) -> list[UUID]:
-    rows = await tx.fetch(
-        """
-        SELECT DISTINCT (effect -> 'intended' ->> 'message')::uuid AS message
-        FROM triggers.decision, jsonb_array_elements(effects) AS effect WHERE effect ? 'intended'
-        """
-    )
-    return [row["message"] for row in rows]
-
-
-async def _unpublished(tx: Tx) -> dict[str, int]:
-    rows = await tx.fetch("SELECT shard, max(number) FROM triggers.outbox GROUP BY shard")
-    return dict(rows)
-
-
-async def _until_handled(database: Database, bus: Bus, shards: dict[str, int]) -> None:
-    """Waits until these rows are published and dispatch has handled what the bus held then; at most half a minute."""
-    deadline = time.monotonic() + PATIENCE
-    ends: dict[int, int] | None = None
-    while time.monotonic() < deadline:
-        async with database.connection() as connection:
-            if ends is None:
-                left = await connection.fetchval(
-                    "SELECT count(*) FROM triggers.outbox o JOIN unnest($1::text[], $2::bigint[]) AS s(shard, number)"
-                    " ON o.shard = s.shard AND o.number <= s.number",
-                    list(shards),
-                    list(shards.values()),
-                )
-                if not left:
-                    ends = await bus.ends(MESSAGES)
-            if ends is not None:
-                rows = await connection.fetch(
-                    "SELECT partition, next FROM dispatch.position WHERE topic = $1 AND epoch = $2",
-                    MESSAGES,
-                    bus.epoch(MESSAGES),
-                )
-                there = dict(rows)
-                if all(there.get(partition, 0) >= end for partition, end in ends.items()):
-                    return
-        await pause(0.1)
-
-
-async def _messages(tx: Tx, intents: list[UUID]) -> Book:
-    """every intent of triggers is a message of dispatch."""
-    known = await tx.fetchval("SELECT count(*) FROM dispatch.message WHERE intended AND id = ANY($1)", intents)
-    dead = await tx.fetchval(
-        """
-        SELECT (SELECT count(*) FROM platform.dead_letter WHERE service = 'dispatch' AND number IS NOT NULL)
-             + coalesce((SELECT count FROM platform.dead_letter_dropped WHERE service = 'dispatch'), 0)
-        """
-    )
+async def _choices(tx: Tx) -> Book:
+    """messages say how many decisions were made about them; the decisions are there."""
+    said = await tx.fetchval("SELECT coalesce(sum(decisions), 0)::bigint FROM dispatch.message")
+    rows = await tx.fetch("SELECT act, count(*) FROM dispatch.decision GROUP BY 1 ORDER BY 1")
     strays = await tx.fetch(
         """
-        SELECT i.id FROM unnest($1::uuid[]) AS i(id)
-        WHERE NOT EXISTS (SELECT 1 FROM dispatch.message m WHERE m.id = i.id) LIMIT $2
+        SELECT m.id FROM dispatch.message m LEFT JOIN (
+            SELECT message, count(*) AS count FROM dispatch.decision GROUP BY 1
+        ) d ON d.message = m.id WHERE m.decisions <> coalesce(d.count, 0) LIMIT $1
         """,
-        intents,
         STRAYS,
     )
-    missing = len(intents) - known
     return Book(
-        "intents",
-        {"wanted by triggers": len(intents)},
-        {"known to dispatch": known, "dead letters": min(dead, max(0, missing)), "overtaken by their cancel": 0},
-        [f"message {row[0]} was intended and is not there" for row in strays][: max(0, missing - dead)],
+        "choices",
+        {"counted by messages": said},
+        {row["act"]: row["count"] for row in rows},
+        [f"message {row[0]} lacks a decision" for row in strays],
     )
-
-
-async def _states(tx: Tx) -> Book:
-    total = await tx.fetchval("SELECT count(*) FROM dispatch.message WHERE intended")
-    rows = await tx.fetch(
-        """
-        SELECT CASE WHEN state = 'withheld' THEN 'withheld: ' || coalesce(reason_code, '?') ELSE state END AS state, count(*)
-        FROM dispatch.message WHERE intended GROUP BY 1 ORDER BY 1
-        """
-    )
-    return Book("messages", {"intended": total}, {row["state"]: row["count"] for row in rows})
 
 
 async def _attempts(tx: Tx) -> Book:

@@ -37,9 +37,12 @@ def _terms(amounts: Mapping[str, Amount]) -> str:
     return " + ".join(f"{amount:,} {name}".replace(",", " ") for name, amount in shown.items())
 
 
-def print_differences(console: Console, what: str, differences: Sequence[Any]) -> None:
-    """What came out differently when it was computed again."""
+def print_again(console: Console, what: str, counts: Mapping[str, int], differences: Sequence[Any]) -> None:
+    """How much was computed again, by name, and what came out differently."""
     colour = "red" if differences else "green"
-    console.print(f"[{colour}]{what}, computed again: {len(differences)} differences[/{colour}]", highlight=False)
+    told = ", ".join(f"{count:,} {name}".replace(",", " ") for name, count in counts.items())
+    console.print(
+        f"[{colour}]{what}, computed again: {len(differences)} differences[/{colour}] ({told})", highlight=False
+    )
     for difference in differences[:MOST]:
         console.print(f"  {difference}", highlight=False)

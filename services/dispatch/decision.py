@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from services.dispatch.choice import Choice, Option, Stakes, choose
+from services.dispatch.choice import Alternative, Choice, Option, Stakes, choose, weigh
 from services.dispatch.inputs import Address, Channel, Decision, Inputs
 from services.dispatch.policy import OF_THE_HOUR, awake_at, channel_reason, message_reason
 from services.dispatch.reasons import Reason
@@ -25,16 +25,9 @@ def worth_rendering(inputs: Inputs) -> list[str]:
 def decide(inputs: Inputs) -> Decision:
     """The decision. A channel whose `text` is None counts as one without a text (see `worth_rendering`)."""
     if (reason := message_reason(inputs)) is not None:
-        return Decision(act="withhold", reason=reason)
+        return Decision(act="withhold", reason=reason, alternatives=_had_it_been_right(inputs, reason))
     judged = {channel.name: (channel, *channel_reason(inputs, channel)) for channel in inputs.channels}
-    stakes = Stakes(
-        kind="marketing" if inputs.purpose == "marketing" else "transactional",
-        value=inputs.value,
-        base_learned=inputs.base_learned,
-        explore=inputs.explore,
-        rival=inputs.rival,
-        rival_name=inputs.rival_name,
-    )
+    stakes = _stakes(inputs)
     options = [_option(channel, reason) for channel, reason, _ in judged.values()]
     choice = choose(options, stakes, inputs.draw)
     if choice.channel is None:
@@ -51,6 +44,32 @@ def decide(inputs: Inputs) -> Decision:
         probability=choice.probability,
         explored=choice.explored,
     )
+
+
+def _stakes(inputs: Inputs) -> Stakes:
+    return Stakes(
+        kind="marketing" if inputs.purpose == "marketing" else "transactional",
+        value=inputs.value,
+        base_learned=inputs.base_learned,
+        explore=inputs.explore,
+        rival=inputs.rival,
+        rival_name=inputs.rival_name,
+    )
+
+
+def _had_it_been_right(inputs: Inputs, reason: Reason) -> list[Alternative]:
+    """The table of a message that may not be sent at all: what each channel would have brought, or what stood against it
+    besides. No text was made for it, so its cost is the channel's price of one unit, and `units` are not told. About
+    somebody who is no longer known there is nothing to tell."""
+    if not inputs.known:
+        return []
+    rows = []
+    for channel in sorted(inputs.channels, key=lambda one: one.name):
+        own, _ = channel_reason(inputs, channel)
+        blocked = reason if own is None or own.code in OF_THE_HOUR else own
+        option = Option(channel.name, channel.figures, channel.unit_cost, blocked=blocked, price=channel.price)
+        rows.append(msgspec.structs.replace(weigh(option, _stakes(inputs)), units=None))
+    return rows
 
 
 def _option(channel: Channel, reason: Reason | None) -> Option:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -28,18 +29,30 @@ class Difference(msgspec.Struct, frozen=True):
     again: Any
 
 
-async def choose_again(database: Database, since: datetime, until: datetime) -> list[Difference]:
-    """Computes every choice made in [since, until) (business time) again. An empty list: all came out the same."""
-    differences: list[Difference] = []
+@dataclass
+class ChosenAgain:
+    """`count` decisions of dispatch were computed again, with `alternatives` rows in their tables."""
+
+    count: int = 0
+    alternatives: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+
+async def choose_again(database: Database, since: datetime, until: datetime) -> ChosenAgain:
+    """Computes every choice made in [since, until) (business time) again. No differences: all came out the same."""
+    found = ChosenAgain()
     after: tuple[UUID, int] | None = None
     while True:
         async with database.transaction("repeatable_read") as tx:
             rows = await decisions_between(tx, since, until, after, _BATCH)
             alternatives = await stored_alternatives(tx, [row["message"] for row in rows])
         for row in rows:
-            differences += _differences(row, alternatives.get((row["message"], row["number"]), {}))
+            table = alternatives.get((row["message"], row["number"]), {})
+            found.differences += _differences(row, table)
+            found.alternatives += len(table)
+        found.count += len(rows)
         if len(rows) < _BATCH:
-            return differences
+            return found
         after = (rows[-1]["message"], rows[-1]["number"])
 
 

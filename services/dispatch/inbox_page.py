@@ -74,20 +74,24 @@ LETTER_HEADERS = {
         "frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
     ),
 }
-_CHANNELS = ("email", "sms", "push", "messenger", "call")
 _STATES = ("sent", "withheld", "queued", "failed", "unknown")
 
 
 def list_page(
-    shop: str, rows: Sequence[asyncpg.Record], channel: str | None, state: str | None, more: str | None
+    shop: str,
+    rows: Sequence[asyncpg.Record],
+    channels: Sequence[str],
+    channel: str | None,
+    state: str | None,
+    more: str | None,
 ) -> str:
-    """All messages, newest first. `more`: the cursor of the next page."""
+    """All messages, newest first. `channels`: all there are; `more`: the cursor of the next page."""
     listed = "".join(_row(row) for row in rows) or (
         '<p class="empty">Nothing here yet. What Dripline sends, and what it decides not to send, appears on this page.</p>'
     )
     query = {name: value for name, value in (("channel", channel), ("state", state), ("cursor", more)) if value}
     further = f'<p><a href="/inbox?{escape(urlencode(query))}">Older messages</a></p>' if more else ""
-    return _page(shop, "Inbox", _filters(channel, state), f'<div class="list">{listed}</div>{further}')
+    return _page(shop, "Inbox", _filters(channels, channel, state), f'<div class="list">{listed}</div>{further}')
 
 
 def message_page(
@@ -120,7 +124,7 @@ def letter_page(html: str, pixel: str) -> str:
     return without.replace("<head>", '<head><base target="_blank">', 1)
 
 
-def _filters(channel: str | None, state: str | None) -> str:
+def _filters(names: Sequence[str], channel: str | None, state: str | None) -> str:
     def link(text: str, **chosen: str | None) -> str:
         now = {"channel": channel, "state": state, **chosen}
         query = urlencode({name: value for name, value in now.items() if value})
@@ -131,7 +135,7 @@ def _filters(channel: str | None, state: str | None) -> str:
         )
         return f'<a{on} href="/inbox{"?" + escape(query) if query else ""}">{escape(text)}</a>'
 
-    channels = [link("all channels", channel=None), *(link(name, channel=name) for name in _CHANNELS)]
+    channels = [link("all channels", channel=None), *(link(name, channel=name) for name in names)]
     states = [link("all", state=None), *(link(name, state=name) for name in _STATES)]
     return f"<nav>{''.join(channels)}</nav><nav>{''.join(states)}</nav>"
 
@@ -185,9 +189,13 @@ def _reasons(alternatives: Sequence[asyncpg.Record], row: asyncpg.Record) -> str
         if row["kind"] == "transactional"
         else "<tr><td>nothing</td><td></td><td></td><td></td><td></td><td>0.00</td><td></td></tr>"
     )
+    title = "Why this channel" if row["channel"] else "What each channel would have brought"
+    unmade = any(one["cost"] is not None and one["units"] is None for one in alternatives)
+    price = " No text was made: the cost is the channel's price of one unit." if unmade else ""
     return (
-        f'<section><h2>Why this channel</h2><div class="scroll"><table><tr>{heads}</tr>{body}{nothing}</table></div>'
-        '<p class="soft">net = (reach × act − base) × value − cost − erosion. The greatest net above zero is used.</p></section>'
+        f'<section><h2>{title}</h2><div class="scroll"><table><tr>{heads}</tr>{body}{nothing}</table></div>'
+        f'<p class="soft">net = (reach × act − base) × value − cost − erosion. The greatest net above zero is used.{price}</p>'
+        "</section>"
     )
 
 

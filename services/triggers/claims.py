@@ -6,6 +6,7 @@ been one person meanwhile, their items can be handled in the order of their mome
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from services.triggers.changes import Changes, Decision, timer_changes
 from services.triggers.deciding import Person
 from services.triggers.effects import outgoing
 from services.triggers.loading import Group
+from services.triggers.material import Material
 from services.triggers.metrics import count
 from services.triggers.queue import Item
 from services.triggers.steps.base import World
@@ -28,6 +30,7 @@ from shared.db import Tx
 from shared.errors import DriplineError
 
 PEOPLE = 200  # nodes with something due that one claim begins with
+WITHOUT_A_PAUSE = 32  # people who are decided about in one turn of the event loop: more would hold it too long
 ROUNDS = 5  # how often a claim looks further back before it leaves somebody to the next
 
 
@@ -88,8 +91,7 @@ async def _handle(
     rules = await book.read(tx)
     material = await loading.load(tx, groups, rules, world, "marketing")
     changes = Changes()
-    for group in groups:
-        Person(group.items, group.runs, group.known, material, changes, "marketing").decide(until)
+    await decide(groups, material, changes, "marketing", until)
     await write(tx, changes, now)
     count(changes)
     handled = len(changes.handled) + len(changes.runs) + len(changes.moved) + len(changes.held)
@@ -101,6 +103,14 @@ async def _handle(
         more=handled > 0,
         publish=records(changes),
     )
+
+
+async def decide(groups: Sequence[Group], material: Material, changes: Changes, kind: str, until: datetime) -> None:
+    """Person by person; into `changes`. What else the process does has its turn in between."""
+    for number, group in enumerate(groups, 1):
+        Person(group.items, group.runs, group.known, material, changes, kind).decide(until)
+        if number % WITHOUT_A_PAUSE == 0:
+            await asyncio.sleep(0)
 
 
 # ── whom to lock ──────────────────────────────────────────────────────────────────────────────────────────────────────

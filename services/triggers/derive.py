@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from services.triggers import engine, idle, loading
 from services.triggers.effects import summary_of
+from services.triggers.omitted import Omitted, omitted
 from services.triggers.queue import Item, ItemKind
 from services.triggers.run import Decided, Known, Refused, Run
 from services.triggers.steps.base import Happened, Version, World
@@ -49,21 +50,36 @@ class Difference:
 
 async def derive_again(
     database: Database, since: datetime, until: datetime, settings: Settings | None = None
-) -> list[Difference]:
-    """The decisions with T in [since, until) that come out differently now; `settings`: the deployment's, by default read
-    from the environment (its zone and country decide)."""
+) -> Derived:
+    """Derives the decisions with T in [since, until) again, and looks for entries that had to be and are not; `settings`: the
+    deployment's, by default read from the environment (its zone and country decide)."""
     chosen = settings or load()
     world = World(zone=ZoneInfo(chosen.shop_timezone), country=chosen.shop_country)
-    return (await derive(database, world, since, until)).differences
+    found = await derive(database, world, since, until)
+    found.omitted = await omitted(database, world, since, until)
+    return found
 
 
 @dataclass
 class Derived:
-    """`count` decisions were derived again; `erased` more tell of somebody who was erased or purged since."""
+    """`count` decisions were derived again, `entries` of them entries, of which `draws` by a rule that holds people out, and
+    `intents` intents among their effects; `erased` more tell of somebody who was erased or purged since."""
 
     count: int = 0
+    entries: int = 0
+    draws: int = 0
+    intents: int = 0
     erased: int = 0
     differences: list[Difference] = field(default_factory=list)
+    omitted: Omitted = field(default_factory=Omitted)
+
+    def take(self, rows: Sequence[Any], rules: Rules) -> None:
+        """Counts what these rows are."""
+        entered = [row for row in rows if row["run"] is not None and row["run_before"] == 0]
+        self.count += len(rows)
+        self.entries += len(entered)
+        self.draws += sum(1 for row in entered if _version(rules, row).document.holdout)
+        self.intents += sum("intended" in effect for row in rows for effect in row["effects"])
 
 
 async def derive(database: Database, world: World, since: datetime, until: datetime) -> Derived:
@@ -81,9 +97,11 @@ async def derive(database: Database, world: World, since: datetime, until: datet
             gone = await store.erased_nodes(tx, sorted({node for row in rows for node in row["nodes"]}))
             kept = [row for row in rows if not row["erased"] and gone.isdisjoint(row["nodes"])]
             if kept:
-                found.differences += await _derive(tx, kept, await book.read(tx), world)
+                rules = await book.read(tx)
+                found.differences += await _derive(tx, kept, rules, world)
+                found.take(kept, rules)
         place = (rows[-1]["at"], rows[-1]["seq"])
-        found.count, found.erased = found.count + len(kept), found.erased + len(rows) - len(kept)
+        found.erased += len(rows) - len(kept)
 
 
 def _gap(row: Any) -> Difference:

@@ -14,7 +14,6 @@ import msgspec
 
 from services.triggers import claims, loading
 from services.triggers.changes import Changes
-from services.triggers.deciding import Person
 from services.triggers.effects import erased as erased_record
 from services.triggers.loading import Group
 from services.triggers.material import Whose
@@ -90,8 +89,7 @@ class Handler:
         await loading.add_runs(tx, groups)
         whose = {(r.event.origin, r.learned_at): Whose(r.profile, tuple(sorted(r.nodes))) for r in records}
         material = await loading.load(tx, groups, rules, self._world, "transactional", whose)
-        for group in groups:
-            Person(group.items, group.runs, group.known, material, changes, "transactional").decide(NEVER)
+        await claims.decide(groups, material, changes, "transactional", NEVER)
         changes.handled.clear()  # these records were never in the queue
         return changes
 

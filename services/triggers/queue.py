@@ -97,11 +97,15 @@ def happened_of(item: Item) -> Happened:
 def idle_item(rule: UUID, event: EventFact, idle: timedelta) -> Item:
     return Item(
         node=event.node,
-        id=derived_id("idle", rule),
+        id=idle_item_id(rule),
         kind=ItemKind.IDLE,
         due=event.learned_at + idle,
         rule=rule,
     )
+
+
+def idle_item_id(rule: UUID) -> UUID:
+    return derived_id("idle", rule)
 
 
 def step_item_id(run: UUID) -> UUID:

@@ -70,10 +70,12 @@ async def release_moments(tx: Tx, rules: Rules, world: World) -> bool:
         released, version = True, scheduled(rules, rule, reached)
         if version is None:
             await schedules.move_moment(tx, rule, None)  # who activates it again sets the next one
+            await schedules.note_skipped(tx, rule, due, reached)
         elif rules.unreadable(rule, due) or due < reached - version.document.max_age:
             entry = version.document.enter
             assert isinstance(entry, ScheduleEntry)
             await schedules.move_moment(tx, rule, entry.next_after(reached, world.zone))
+            await schedules.note_skipped(tx, rule, due, reached)
         else:
             await schedules.move_moment(tx, rule, due, row["cursor"])
     return released

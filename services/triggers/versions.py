@@ -54,6 +54,10 @@ class Rules:
         """Raises KeyError when there is none, or its document can no longer be read."""
         return self._versions[rule, number]
 
+    def changes(self, rule: UUID) -> list[Change]:
+        """Everything that was ever said about a rule, in order."""
+        return list(self._changes.get(rule, ()))
+
     def at(self, rule: UUID, moment: datetime) -> Change | None:
         """What is in force at a moment; None before the rule was first activated."""
         found = None

@@ -24,6 +24,7 @@ from services.rules_files import SHIPPED
 from shared.embedded_postgres import EmbeddedPostgres
 from tests.reference.cart_reference import first_intents_of_file
 from tests.support import databases
+from tests.support.computed_again import computed_again
 from tests.support.rules import edited
 from tests.support.virtual_server import VirtualServer, virtual_server
 
@@ -131,3 +132,5 @@ async def test_the_books_of_four_weeks_balance_and_every_decision_is_computed_ag
     context, said = lived.server.context, StringIO()
     well = await audit_and_print(context.settings, context.database.url, Console(file=said, width=200), derive=True)
     assert well, said.getvalue()
+    again = computed_again(said.getvalue())
+    assert again["entries"] > 0 and again["intents"] > 0 and again["choices"] > 0, again

@@ -21,6 +21,7 @@ from rich.console import Console
 from services.audit import audit_and_print
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.settings import load
+from tests.support.computed_again import KINDS, computed_again
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = ("DATABASE_URL", "BUS_URL", "SMTP_URL", "DATA_DIR")  # what would lead the demonstration elsewhere
@@ -43,31 +44,24 @@ def lived() -> Iterator[Lived]:
     folder = Path(tempfile.mkdtemp(prefix="dripline-test-demo-"))
     folder.chmod(0o755)  # the embedded database is another user when the tests run as root
     try:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "services",
-                "demo",
-                "--days",
-                "3",
-                "--exit",
-                "--port",
-                "0",
-                "--data",
-                str(folder / "data"),
-            ],
-            cwd=ROOT,
-            env={**{name: value for name, value in os.environ.items() if name not in OUTSIDE}, "COLUMNS": "200"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        yield Lived(done.returncode, done.stdout, done.stderr, folder / "data")
+        yield live(folder / "data")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def live(data: Path) -> Lived:
+    """Lets the command run to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "services", "demo", "--days", "3", "--exit", "--port", "0", "--data", str(data)],
+        cwd=ROOT,
+        env={**{name: value for name, value in os.environ.items() if name not in OUTSIDE}, "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    return Lived(done.returncode, done.stdout, done.stderr, data)
 
 
 def test_three_days_of_the_shop_end_well_with_balanced_books(lived: Lived) -> None:
@@ -109,9 +103,30 @@ async def test_every_decision_of_the_shops_life_is_computed_again_without_a_diff
     with EmbeddedPostgres(lived.data) as server:
         well = await audit_and_print(settings, server.url, Console(file=said, width=200), derive=True)
     assert well, said.getvalue()[-4000:]
+    again = computed_again(said.getvalue())
+    assert all(again[kind] > 0 for kind in KINDS), again
+    assert computed_again(lived.report) == again, "the report ends with the same"
+
+
+def test_what_was_not_sent_adds_up(lived: Lived) -> None:
+    table = lived.report[lived.report.index("Not sent, and why") :].split("\n\n")[0]
+    counts = [int(found[1]) for found in re.finditer(r"^[^│]*│[^│]*│\s+(\d+) │", table, re.MULTILINE)]
+    assert sum(counts[:-1]) == counts[-1] > 0
 
 
 def number(said: str, name: str) -> int:
     found = re.search(rf"{name}\s+│\s*([\d ]+)", said)
     assert found is not None, f"the report does not say {name!r}"
     return int(found[1].replace(" ", ""))
+
+
+def test_a_second_demo_in_the_same_folder_says_what_to_do(lived: Lived) -> None:
+    """A life that was broken off is no success; one that was lived is, and neither is lived twice."""
+    again = live(lived.data)
+    assert (again.status, again.report) == (0, "")
+    assert "holds a shop that has lived already: it is shown as it is. For a new one name another folder" in again.log
+    notes = lived.data / "demo.json"
+    notes.write_text(notes.read_text().replace("lived", "begun"))
+    again = live(lived.data)
+    assert (again.status, again.report) == (1, "")
+    assert "holds a shop whose life was broken off before its end" in again.log

@@ -16,6 +16,8 @@ from services.audit import audit, audit_and_print
 from services.audit.books import Book
 from services.dispatch.cli import apply_templates
 from services.rules_files import SHIPPED
+from shared.dead_letters import drop_dead_letters
+from tests.support.computed_again import computed_again
 from tests.support.virtual_server import VirtualServer, virtual_server
 
 START = datetime(2026, 5, 4, 9, 0, tzinfo=UTC)
@@ -30,6 +32,7 @@ value: 900
 steps: [{send: cart-reminder}, {wait: 1d}, {send: cart-last-call}]
 """
 ADDRESS = "anna@example.com"
+MESSAGE = "(SELECT id FROM dispatch.message)"
 EVENTS = [
     {"type": "identify", "userId": "u-1", "traits": {"email": ADDRESS, "first_name": "Anna"}},
     {
@@ -85,9 +88,18 @@ async def test_after_a_story_every_book_balances_and_says_what_was_done(told: Vi
     ("book", "delete"),
     [
         ("events", "DELETE FROM profile.event WHERE name = 'Product Added' RETURNING id"),
+        ("people", "DELETE FROM profile.node WHERE kind = 'email' RETURNING id"),
+        (
+            "people",
+            "DELETE FROM profile.membership WHERE node = (SELECT node FROM profile.event LIMIT 1) RETURNING node",
+        ),
         ("runs", "DELETE FROM triggers.run RETURNING id"),
-        ("timers", "DELETE FROM triggers.item WHERE run IS NOT NULL RETURNING run"),
+        ("timers", "DELETE FROM triggers.item WHERE kind = 4 RETURNING run"),
+        ("timers", "DELETE FROM triggers.item WHERE kind = 5 RETURNING run"),
+        ("decisions", "DELETE FROM triggers.decision WHERE run_before = 0 RETURNING run"),
         ("intents", "DELETE FROM dispatch.message RETURNING id"),
+        ("messages", f"UPDATE triggers.decision SET effects = '[]' RETURNING {MESSAGE}"),
+        ("choices", "DELETE FROM dispatch.decision RETURNING message"),
         ("attempts", "DELETE FROM dispatch.attempt RETURNING message"),
         ("charges", "DELETE FROM dispatch.charge RETURNING message"),
     ],
@@ -100,9 +112,97 @@ async def test_the_audit_names_a_row_that_was_deleted(
         gone = await connection.fetchval(delete)
     finally:
         await connection.close()
+    assert gone is not None
     found = (await books_of(told))[book]
     assert not found.balanced
     assert any(str(gone) in stray for stray in found.strays)
+
+
+DAILY = """
+name: daily
+kind: marketing
+enter: {schedule: "0 6 * * *", among: {cart: {not_empty: true}}}
+steps: [{send: cart-reminder}]
+"""
+
+
+async def test_what_is_to_become_a_run_and_is_gone_is_named(told: VirtualServer, database_url: str) -> None:
+    await told.activate(DAILY)
+    await told.time.close(START + timedelta(hours=3, minutes=15))
+    await told.post(
+        {**EVENTS[2], "messageId": "later", "timestamp": (START + timedelta(hours=3, minutes=15)).isoformat()}
+    )
+    await told.time.close(START + timedelta(hours=3, minutes=30))
+    books = await books_of(told)
+    assert (books["idle timers"].left, books["calendars"].left) == (
+        {"asked for by events": 1}, {"active rules with a schedule": 1},
+    )  # fmt: skip
+    assert [name for name, book in books.items() if not book.balanced] == []
+    connection = await asyncpg.connect(database_url)
+    try:
+        armed = await connection.fetchrow("DELETE FROM triggers.item WHERE kind = 3 RETURNING node, rule")
+        moment = await connection.fetchval("DELETE FROM triggers.schedule RETURNING rule")
+    finally:
+        await connection.close()
+    books = await books_of(told)
+    [unasked] = books["idle timers"].strays
+    assert str(armed["node"]) in unasked and str(armed["rule"]) in unasked and not books["idle timers"].balanced
+    assert books["calendars"].strays == [f"rule {moment} has no moment to come"]
+
+
+async def lay_aside(connection: asyncpg.Connection, said: bytes, state: str = "open") -> None:
+    """A dead letter of dispatch."""
+    await connection.execute(
+        """
+        INSERT INTO platform.dead_letter (id, service, topic, partition, number, epoch, reason, bytes, at, state)
+        VALUES (gen_random_uuid(), 'dispatch', 'messages', 0, 7, 'e', 'r', $1, now(), $2)
+        """,
+        said,
+        state,
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "state", "explains"),
+    [
+        (b'{"record":"intended","message":"%s","run":"%s"}', "open", True),
+        (b'{"record":"intended","message":"%s","run":"%s"', "discarded", True),
+        (b'{"record":"intended","message":"%s","run":"%s"}', "replayed", False),
+        (b'{"record":"cancelled","message":"%s","run":"%s"}', "open", False),
+        (b'{"record":"intended","message":"0199ab28-21f8-4815-9530-78f4672fb749","run":"%s"}', "open", False),
+        (b"another one", "replayed", False),
+    ],
+)
+async def test_only_a_dead_letter_that_names_a_message_explains_that_it_is_missing(
+    told: VirtualServer, database_url: str, record: bytes, state: str, explains: bool
+) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        gone = await connection.fetchrow("DELETE FROM dispatch.message RETURNING id, run")
+        ids = (str(gone["id"]).encode(), str(gone["run"]).encode())
+        await lay_aside(connection, record % ids[2 - record.count(b"%s") :] if b"%s" in record else record, state)
+        for days in (0, 400):  # at once, and when the letter was deleted by age
+            if days:
+                context = told.server.context
+                await drop_dead_letters(context.database, datetime.now(UTC) + timedelta(days=days), 90)
+                assert await connection.fetchval("SELECT count(*) FROM platform.dead_letter") == 0
+            book = (await books_of(told))["intents"]
+            assert (book.strays == []) is explains
+            assert book.balanced is explains
+            assert explains or book.strays == [f"message {gone['id']} was intended and is not there"]
+    finally:
+        await connection.close()
+
+
+async def test_an_outcome_that_dispatch_lost_is_named(told: VirtualServer, database_url: str) -> None:
+    await told.time.close(START + timedelta(days=5))
+    connection = await asyncpg.connect(database_url)
+    try:
+        assert (await books_of(told))["outcomes"].balanced
+        gone = await connection.fetchval("DELETE FROM dispatch.outcome RETURNING run")
+    finally:
+        await connection.close()
+    assert (await books_of(told))["outcomes"].strays == [f"the outcome of run {gone} was told and is not there"]
 
 
 async def test_every_decision_is_computed_again_with_the_same_result(told: VirtualServer) -> None:
@@ -110,7 +210,11 @@ async def test_every_decision_is_computed_again_with_the_same_result(told: Virtu
     context = told.server.context
     console = Console(file=written, width=160)
     assert await audit_and_print(context.settings, context.database.url, console, derive=True)
-    assert "decisions of triggers, computed again: 0 differences" in written.getvalue()
+    again = computed_again(written.getvalue())
+    assert again == {
+        "decisions": 1, "entries": 1, "holdout draws": 0, "intents": 1, "occasions to enter": 1,
+        "choices": 1, "rows of alternatives": 5,
+    }  # fmt: skip
 
 
 async def test_a_decision_that_was_changed_afterwards_is_found_when_it_is_computed_again(

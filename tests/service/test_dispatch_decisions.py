@@ -81,6 +81,13 @@ class TestALetterThatHasBecomeWrong:
         order = {"order_id": "1001", "total": 1500, "products": [{"product_id": "p-1", "price": 1500, "quantity": 1}]}
         await stage.learn(stage.event("Order Completed", anna, properties=order))
         assert (await reason(stage, intent)).startswith("guard: Order Completed 1001 at 2026-03-10 09:00:03 UTC")
+        rows = {r["channel"]: r for r in await stage.owner.fetch("SELECT * FROM dispatch.alternative")}
+        assert set(rows) == {"email", "sms", "push", "messenger", "call"}, "its table says what it would have brought"
+        assert rows["email"]["net"] == Decimal("-0.01"), "the cart is empty now, and a letter costs"
+        assert rows["email"]["reason_code"] == "guard"
+        assert rows["sms"]["reason_code"] == "no-address"
+        again = await choose_again(stage.context.database, NOON, NOON + timedelta(days=1))
+        assert (again.count, again.alternatives, again.differences) == (1, 5, [])
 
     async def test_an_order_by_a_public_source_counts_as_well(self, stage: Stage, anna) -> None:
         intent = stage.intent(anna)
@@ -224,7 +231,8 @@ class TestAnOfferThatIsNotMadeToWhoeverBought:
         assert row["state"] == "withheld" and row["reason_code"] == "bought-already"
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.allotment") == 0
         until = NOON + timedelta(days=1)
-        assert await choose_again(stage.context.database, NOON - timedelta(days=1), until) == []
+        again = await choose_again(stage.context.database, NOON - timedelta(days=1), until)
+        assert (again.count, again.differences) == (1, [])
 
     async def test_is_made_to_everybody_else(self, stage: Stage, anna, guarded) -> None:
         (row,) = await stage.deliver(stage.intent(anna, offer="cart5"))
@@ -280,7 +288,7 @@ class TestPromisesAboutTime:
         await stage.send()
         assert (await stage.message(intent.message))["state"] == "sent"
         again = await choose_again(stage.context.database, NOON - timedelta(hours=1), NOON + timedelta(days=1))
-        assert again == []
+        assert (again.count, again.differences) == (2, [])
 
     async def test_the_zone_of_the_person_counts(self, stage: Stage) -> None:
         far = await stage.customer("far", "sms", traits={"timezone": "Asia/Vladivostok"})
@@ -510,11 +518,12 @@ class TestDerivedAgain:
         database: Database = stage.context.database
         until = NOON + timedelta(days=1)
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.decision") == 9
-        assert await choose_again(database, NOON, until) == []
+        again = await choose_again(database, NOON, until)
+        assert (again.count, again.differences) == (9, [])
         await stage.owner.execute(
             "UPDATE dispatch.alternative SET net = net + 1 WHERE channel = 'sms' AND net IS NOT NULL"
         )
-        found = await choose_again(database, NOON, until)
+        found = (await choose_again(database, NOON, until)).differences
         assert found and {d.field for d in found} == {"alternatives/sms/net"}
 
 

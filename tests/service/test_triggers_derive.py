@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from uuid import UUID
 
 import msgspec
 import pytest
 
 from services.triggers.derive import derive
+from services.triggers.expecting import calendars, idle_timers
+from services.triggers.omitted import omitted
 from services.triggers.why import Answer, Question, why_not
 from tests.service.test_triggers_cart import CART
 from tests.service.test_triggers_rules import CHURN, OPT_IN, requests
@@ -130,6 +133,92 @@ async def test_a_decision_that_was_tampered_with_is_named(shop: Shop, tampering:
     await shop.fetch(tampering)
     _, differences = await derived(shop)
     assert any(field in difference for difference in differences), differences[:3]
+
+
+# ── what had to be, and is not ────────────────────────────────────────────────────────────────────────────────────────
+async def omissions(shop: Shop) -> tuple[int, list[str]]:
+    found = await omitted(shop.triggers.database, shop.world, at(days=-10), at(days=400))
+    return found.count, [str(one) for one in found.missing]
+
+
+async def unasked(shop: Shop) -> tuple[int, list[UUID]]:
+    """How many idle timers there have to be, and the nodes of those that are not there."""
+    async with shop.triggers.database.transaction() as tx:
+        rules = await shop.book.read(tx)
+        count, missing = await idle_timers(tx, rules, await tx.fetchval("SELECT value FROM platform.watermark"))
+        assert (await calendars(tx, rules, await tx.fetchval("SELECT value FROM platform.watermark")))[1] == []
+    return count, [node for _, node, _ in missing]
+
+
+async def test_nobody_is_said_to_have_been_left_out_of_a_busy_week(shop: Shop) -> None:
+    await a_busy_week(shop)
+    count, missing = await omissions(shop)
+    assert missing == [] and count > 60
+
+
+@pytest.mark.parametrize("rule", ["abandoned-cart", "churn", "browse"])
+async def test_an_entry_that_is_gone_with_its_run_and_all_its_decisions_is_named(shop: Shop, rule: str) -> None:
+    await a_busy_week(shop)
+    [first, *_] = await shop.fetch(
+        "SELECT n.* FROM triggers.run n JOIN triggers.rule r ON r.id = n.rule WHERE r.name = $1 ORDER BY entered_at DESC",
+        rule,
+    )
+    for table, column in (("decision", "run"), ("run", "id"), ("item", "run")):
+        await shop.fetch(f"DELETE FROM triggers.{table} WHERE {column} = $1", first["id"])
+    assert (await derived(shop))[1] == [], "what is left comes out the same"
+    _, missing = await omissions(shop)
+    assert len(missing) == 1 and str(first["node"]) in missing[0] and str(first["rule"]) in missing[0]
+    assert first["entered_at"].isoformat() in missing[0]
+
+
+async def test_a_request_that_nobody_answered_is_named_until_its_address_is_forgotten(shop: Shop) -> None:
+    await shop.rule(**OPT_IN)
+    await requests(shop, at(), "anna@example.com")
+    await requests(shop, at(minutes=1), "anna@example.com")
+    await requests(shop, at(minutes=2), "boris@example.com")
+    await shop.watermark(at(minutes=5))
+    assert await omissions(shop) == (3, []), "the second of Anna's found her inside"
+    [first, *_] = await shop.runs()
+    for table, column in (("decision", "run"), ("run", "id"), ("item", "run")):
+        await shop.fetch(f"DELETE FROM triggers.{table} WHERE {column} = $1", first["id"])
+    _, [missing] = await omissions(shop)
+    assert at().isoformat() in missing
+
+
+async def test_an_idle_timer_that_is_gone_is_named_and_so_is_who_did_not_enter_for_it(shop: Shop) -> None:
+    await shop.rule(**CART)
+    await shop.adds(at())
+    await shop.adds(at(minutes=30), user="boris")
+    await shop.adds(at(minutes=40))
+    await shop.watermark(at(minutes=70))
+    assert await unasked(shop) == (2, []), "Anna's fired once and moved on"
+    await shop.fetch("DELETE FROM triggers.item WHERE node = $1", shop.node("user_id", "anna"))
+    assert await unasked(shop) == (2, [shop.node("user_id", "anna")])
+    await shop.watermark(at(hours=3))
+    assert await unasked(shop) == (0, [])
+    count, [missing] = await omissions(shop)
+    assert count == 3 and str(shop.node("user_id", "anna")) in missing and at(minutes=100).isoformat() in missing
+
+
+async def test_an_event_that_waited_and_is_gone_is_named_by_who_did_not_enter(shop: Shop) -> None:
+    await shop.rule()
+    await shop.post(shop.event("Product Viewed", at(), "anna"))
+    await shop.post(shop.event("Product Viewed", at(minutes=1), "boris"))
+    await shop.watermark(at(minutes=5), work=False)
+    assert await omissions(shop) == (2, []), "they wait"
+    await shop.fetch("DELETE FROM triggers.item WHERE node = $1", shop.node("user_id", "boris"))
+    await shop.work()
+    _, [missing] = await omissions(shop)
+    assert str(shop.node("user_id", "boris")) in missing
+
+
+async def test_a_timer_of_a_rule_that_was_paused_or_edited_meanwhile_is_not_missed(shop: Shop) -> None:
+    await shop.rule(**CART)
+    await shop.adds(at())
+    await shop.watermark(at(minutes=10))
+    await shop.editor.set_state("abandoned-cart", "paused", MARKETER)
+    await shop.watermark(at(hours=2))
+    assert await unasked(shop) == (0, []) and (await omissions(shop))[1] == []
 
 
 REACHABLE = {"reachable": {"any": ["email"]}}

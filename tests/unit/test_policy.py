@@ -369,8 +369,35 @@ class TestTheMessageAsAWhole:
         ordered = GuardVerdict(holds=False, reason=Reason("guard", "Order Completed at 10:40"))
         assert decide(inputs(email(CONSENTED), guard=ordered)).reason == ordered.reason
 
-    def test_a_person_who_is_gone_gets_nothing(self) -> None:
-        assert code(decide(inputs(email(CONSENTED), known=False))) == "gone"
+    def test_a_person_who_is_gone_gets_nothing_and_nothing_is_weighed(self) -> None:
+        decision = decide(inputs(email(CONSENTED), known=False))
+        assert (code(decision), decision.alternatives) == ("gone", [])
+
+    @pytest.mark.parametrize(
+        ("stopped", "expected"),
+        [
+            ({"guard": GuardVerdict(holds=False, reason=Reason("guard", "Order Completed at 10:40"))}, "guard"),
+            ({"valid_until": NOON - timedelta(seconds=1)}, "late"),
+            ({"switches": [Switch("all", reason="a mistake")]}, "switched-off"),
+            ({"problem": Reason("no-template", "there is no template x")}, "no-template"),
+        ],
+    )
+    def test_what_is_withheld_says_what_each_channel_would_have_brought_or_what_else_stood_against_it(
+        self, stopped: dict[str, Any], expected: str
+    ) -> None:
+        # email: (0.35 · 0.06 − 0.01) · 450 − 0.01 = 4.94, less 8 %; its text was never made
+        decision = decide(inputs(email(CONSENTED, text=None), sms(address(node=PHONE), text=None), **stopped))
+        assert (decision.act, code(decision), decision.channel) == ("withhold", expected, None)
+        by_mail, by_sms = decision.alternatives
+        assert (by_mail.net, by_mail.cost, by_mail.units) == (D("4.5448"), D("0.01"), None)
+        assert by_mail.reason == decision.reason
+        assert by_sms.reason is not None and by_sms.reason.code == "no-consent" and by_sms.net is not None
+
+    def test_a_confirmation_mail_over_its_limit_says_what_it_would_have_cost(self) -> None:
+        stopped = inputs(email(address(status="claimed")), purpose="confirmation", addressed=MAIL, purged_at=NOON)
+        [row_of_mail] = decide(stopped).alternatives
+        assert (row_of_mail.cost, row_of_mail.net) == (D("0.01"), None)
+        assert row_of_mail.reason is not None and row_of_mail.reason.code == "limit"
 
     def test_a_ghost_is_withheld_but_the_whole_choice_is_made(self) -> None:
         decision = decide(inputs(email(CONSENTED), ghost=True))

@@ -17,12 +17,12 @@ from starlette.responses import HTMLResponse, Response
 
 from services.dispatch.api.common import cursor_of, read_cursor
 from services.dispatch.channels.base import Adapter
-from services.dispatch.channels.registry import side_by_side
+from services.dispatch.channels.registry import defaults, side_by_side
 from services.dispatch.inbox_page import HEADERS, LETTER_HEADERS, letter_page, list_page, message_page
 from services.dispatch.links import Signer
 from services.dispatch.store import catalogue, reading
 from services.dispatch.store.reading import Wanted
-from shared.auth import authenticate
+from shared.auth import authenticate, refuse_guesser
 from shared.errors import Problem
 from shared.service import Context
 
@@ -33,6 +33,7 @@ def router(context: Context, adapters: Mapping[str, type[Adapter]], signer: Sign
     """The routes; not in the API's description, they are for eyes."""
     routes = APIRouter(include_in_schema=False)
     inboxes = [adapter.name for adapter in adapters.values() if not adapter.leaves_machine]
+    channels = sorted(defaults(adapters))
     door = _Door(context, adapters, inboxes)
 
     @routes.get("/inbox")
@@ -44,7 +45,8 @@ def router(context: Context, adapters: Mapping[str, type[Adapter]], signer: Sign
             wanted = Wanted(channel=channel or None, state=state or None)
             rows = await reading.list_messages(tx, wanted, read_cursor(cursor), _PAGE + 1, newest_first=True)
         more = cursor_of(rows[_PAGE - 1]["updated_at"], rows[_PAGE - 1]["id"]) if len(rows) > _PAGE else None
-        return HTMLResponse(list_page(context.settings.shop_name, rows[:_PAGE], channel, state, more), headers=HEADERS)
+        page = list_page(context.settings.shop_name, rows[:_PAGE], channels, channel, state, more)
+        return HTMLResponse(page, headers=HEADERS)
 
     @routes.get("/inbox/{message}")
     async def read(message: UUID, request: Request) -> Response:
@@ -89,6 +91,7 @@ class _Door:
         if header and header.lower().startswith("basic "):
             header = f"Bearer {_password(header)}"
         if await authenticate(self._context.database, header) is None:
+            refuse_guesser(request)
             raise Problem(
                 401,
                 "The inbox needs an API key",

@@ -49,6 +49,37 @@ async def held_moments(tx: Tx) -> list[Any]:
     )
 
 
+SKIPPED = "schedule.skip"
+
+
+async def note_skipped(tx: Tx, rule: UUID, since: datetime, until: datetime) -> None:
+    """Writes down that nobody was put in for the rule's moments in [since, until]: so that they are not missed afterwards."""
+    await tx.execute(
+        """
+        INSERT INTO platform.change_log (id, at, principal, action, subject, "before", "after")
+        VALUES (gen_random_uuid(), $3, 'triggers', $1, $2, jsonb_build_object('since', $4::timestamptz),
+            jsonb_build_object('until', $3::timestamptz))
+        """,
+        SKIPPED,
+        str(rule),
+        until,
+        since,
+    )
+
+
+async def skipped(tx: Tx, rule: UUID) -> list[tuple[datetime, datetime]]:
+    """The times in which moments of the rule's calendar were left out."""
+    rows = await tx.fetch(
+        """
+        SELECT ("before" ->> 'since')::timestamptz AS since, ("after" ->> 'until')::timestamptz AS until
+        FROM platform.change_log WHERE action = $1 AND subject = $2
+        """,
+        SKIPPED,
+        str(rule),
+    )
+    return [(row["since"], row["until"]) for row in rows]
+
+
 async def earliest_due(tx: Tx) -> Any | None:
     """The earliest moment that the watermark has reached, locked; None if there is none, or another worker has it."""
     return await tx.fetchrow(
