@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -111,12 +112,14 @@ class Kafka:
     :param folder: for its log segments and its log file; keep it and the records are there after `kill` and `start`
     :param port: the port of the clients; 0 takes a free one
     :param heap: Java's heap
+    :param under: what the node is started under, such as `taskset -c 1`
     """
 
     jars: Path
     folder: Path
     port: int = 0
     heap: str = "512m"
+    under: Sequence[str] = ()
     _controller_port: int = 0
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -159,7 +162,7 @@ class Kafka:
             self._run_tool("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(configuration))
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
-                [*_guarded(), *self._java(self.heap), "kafka.Kafka", str(configuration)],
+                [*_guarded(), *self.under, *self._java(self.heap), "kafka.Kafka", str(configuration)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

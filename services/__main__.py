@@ -146,7 +146,7 @@ def keys(
 
 @app.command()
 def env(data: Data = None) -> None:
-    """Print URL and keys of the first start as shell variables: eval "$(dripline env)"."""
+    """Print URL (PUBLIC_URL, if it is set) and keys of the first start as shell variables: eval "$(dripline env)"."""
     import shlex
 
     from services.first_start import read_credentials
@@ -159,13 +159,17 @@ def env(data: Data = None) -> None:
             raise ConfigurationError(
                 f"There is no {settings.credentials_file}; `dripline up` writes it at its first start."
             ) from None
+    # For a shell outside of this machine's or container's own network as well: the way in that everybody takes.
+    known["url"] = settings.public_url or known["url"]
     for name in ("url", "site_write_key", "server_write_key", "api_key"):
         print(f"export DRIPLINE_{name.upper()}={shlex.quote(str(known[name] or ''))}")
 
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="ingest, profiles, latency, idle; default: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="ingest, profiles, latency, dead_provider, idle, room; default: all.")
+    ] = None,
 ) -> None:
     """Measure and print; asserts nothing about time. Needs a checkout."""
     try:

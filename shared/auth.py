@@ -86,10 +86,9 @@ def scope(name: str) -> Callable[[Request], Awaitable[Principal]]:
     least = SCOPES.index(name)
 
     async def check(request: Request) -> Principal:
-        guess = network_of(request.client.host if request.client else None)
         principal = await authenticate(request.app.state.database, request.headers.get("authorization"))
         if principal is None:
-            _refuse_too_many(_GUESSES.take(guess))
+            refuse_guesser(request)
             raise Problem(
                 401,
                 "No valid API key",
@@ -105,6 +104,11 @@ def scope(name: str) -> Callable[[Request], Awaitable[Principal]]:
 
     check.scope = name  # type: ignore[attr-defined]  # a test walks the routes and asks for it
     return check
+
+
+def refuse_guesser(request: Request) -> None:
+    """Counts a request without a valid key. Raises a 429 when its network has made too many."""
+    _refuse_too_many(_GUESSES.take(network_of(request.client.host if request.client else None)))
 
 
 def _refuse_too_many(seconds: float) -> None:

@@ -20,6 +20,7 @@ from shared.bus.base import OutOfRange, Record
 from shared.clock import pause
 from shared.db import Tx
 from shared.errors import is_transient
+from shared.giving_way import GivingWay
 from shared.metrics import BATCHES, FENCED, LAST_POLL, RECORDS, RETRIES, STOPPED_PARTITIONS
 from shared.outbox import free_shards
 from shared.relay import Relay
@@ -34,14 +35,13 @@ MANY = BATCH // 2  # after as many of one partition there are probably more: the
 SMALL = 32  # after fewer records than this a consumer lingers, so that the next batch is larger
 CONCURRENT = 4  # partitions of one consumer handled at the same time
 WAIT = 1.0  # seconds a fetch waits for records
-HISTORY_SHARE = 5  # while live events wait, at most every fifth batch is history
 
 
 class Consumer:
     """Reads `topics` as `group` and gives batches to `handler`; positions and outbox lie in `schema`.
 
-    With `history` among the topics, it is read only while the other topics have nothing waiting, or for at most every
-    fifth batch. `deduplicate`: whether repeats are told by the outbox header (not on `events`: there the event id does).
+    With `history` among the topics, it is handled only while the other topics have nothing waiting, or for at most a fifth
+    of the time. `deduplicate`: whether repeats are told by the outbox header (not on `events`: there the event id does).
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Consumer:
         self._publishing: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._busy: dict[str, bool] = dict.fromkeys(topics, False)
         self._gate = asyncio.Semaphore(CONCURRENT)
-        self._live_batches = 0
+        self._giving_way = GivingWay(self._live_waits)
         self._stopped: set[tuple[str, int]] = set()
         self.last_poll: dict[str, float] = {}
 
@@ -96,14 +96,20 @@ class Consumer:
         async with self._context.database.connection() as connection:
             if await connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM {self._schema}.outbox)"):
                 return False
-            for topic in self._topics:
-                handled = await read_positions(
-                    connection, self._schema, self._group, self._context.bus.epoch(topic), topic
-                )
-                ends = await self._context.bus.ends(topic)
-                if any(end > handled.get(partition, 0) for partition, end in ends.items()):
-                    return False
-        return True
+            return not any([await self._waits(connection, topic) for topic in self._topics])
+
+    async def _waits(self, tx: Tx, topic: str) -> bool:
+        """Whether something is appended to the topic that nobody has handled yet."""
+        handled = await read_positions(tx, self._schema, self._group, self._context.bus.epoch(topic), topic)
+        ends = await self._context.bus.ends(topic)
+        return any(end > handled.get(partition, 0) for partition, end in ends.items())
+
+    async def _live_waits(self) -> bool:
+        live = [topic for topic in self._topics if topic != self._background]
+        if any(self._busy[topic] for topic in live):
+            return True
+        async with self._context.database.connection() as connection:
+            return any([await self._waits(connection, topic) for topic in live])
 
     # ── the loop of one topic ──────────────────────────────────────────────────────────────────────────────────────
     async def _run(self, topic: str) -> None:
@@ -122,16 +128,24 @@ class Consumer:
                 if not found:
                     continue
                 await self._context.hooks.reach("consumer.fetched")
-                self._busy[topic] = True
-                try:
-                    ahead = await self._work_and_read_ahead(topic, found)
-                finally:
-                    self._busy[topic] = False
+                ahead = await self._handle_found(topic, found)
                 await self._linger(sum(map(len, found.values())))
         finally:
             # What is not published lies in the outbox: whoever reads the partition next goes on with it.
             for key in [key for key in self._publishing if key[0] == topic]:
                 self._publishing.pop(key).cancel()
+
+    async def _handle_found(self, topic: str, found: Mapping[int, Sequence[Record]]) -> dict[int, list[Record]]:
+        """Handles what was found and returns what was read ahead meanwhile."""
+        if topic == self._background:
+            await self._giving_way.rest()
+        self._busy[topic], began = True, time.monotonic()
+        try:
+            return await self._work_and_read_ahead(topic, found)
+        finally:
+            self._busy[topic] = False
+            if topic == self._background:
+                self._giving_way.worked(time.monotonic() - began)
 
     async def _wait_for_leases(self, topic: str) -> None:
         # A stand-by that lost its partitions to others has nothing to poll, and is well.
@@ -199,14 +213,7 @@ class Consumer:
 
     async def _fetch(self, topic: str, held: Mapping[int, Position], wait: float) -> dict[int, list[Record]]:
         positions = {partition: position.next for partition, position in held.items()}
-        if topic == self._background and any(busy for other, busy in self._busy.items() if other != topic):
-            if self._live_batches < HISTORY_SHARE - 1:
-                await pause(0.01)
-                return {}
-        found = await self._context.bus.fetch(topic, positions, limit=BATCH, wait=wait)
-        if found:
-            self._live_batches = 0 if topic == self._background else self._live_batches + 1
-        return found
+        return await self._context.bus.fetch(topic, positions, limit=BATCH, wait=wait)
 
     async def _held(self, topic: str) -> dict[int, Position]:
         """The partitions held now, with their positions; new ones are taken over first, lost ones forgotten."""

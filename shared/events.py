@@ -7,7 +7,7 @@ read what a newer one wrote.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
@@ -26,6 +26,8 @@ TOPICS = (EVENTS, HISTORY, PROFILE_EVENTS, MESSAGES)
 # Who reads them: the service, its schema and its consumer group have one name.
 READER_OF = {EVENTS: "profile", HISTORY: "profile", PROFILE_EVENTS: "triggers", MESSAGES: "dispatch"}
 MAX_HOPS = 5
+# How long an event's id is remembered, 13 months: what occurred before may come as history only.
+REMEMBERED = timedelta(days=396)
 
 # The source under which the product itself publishes; its trust is `internal`.
 INTERNAL_SOURCE = derived_id("source", "dripline")

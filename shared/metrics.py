@@ -19,6 +19,7 @@ LABELS = {
     "group": "who reads the bus: profile, triggers, dispatch",
     "how": "what a person had done with an item: retried, dropped",
     "kind": "of a refusal, of an identifier, or of a message (marketing, transactional)",
+    "limit": "unproven, guesses, links, bytes, turns or presses: which limit of the public was passed",
     "loop": "one of a service's loops",
     "outcome": "what came of an exchange with a provider",
     "pool": "leases that one kind of worker shares",
@@ -160,6 +161,11 @@ DISPATCH_CALLBACKS = Counter(
     "dripline_dispatch_callbacks_total",
     "Providers' calls to /webhooks: taken, forged, unreadable, failed",
     ["adapter", "result"],
+)
+DISPATCH_LIMITED = Counter(
+    "dripline_dispatch_limited_total",
+    "Calls, links and pages that were answered 429 or 503, and pixels that were not counted, by the limit they passed",
+    ["limit"],
 )
 DISPATCH_PAUSES = Counter(
     "dripline_dispatch_pauses_total", "Pauses of adapters that their providers asked for", ["adapter"]

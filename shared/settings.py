@@ -102,11 +102,11 @@ class Settings(BaseSettings):
     """Connections that each service of this process may hold to the database."""
 
     max_bytes_in_flight: Annotated[int, Field(ge=1 << 20)] = 64 << 20
-    """Bytes of request bodies that ingest takes on at once; beyond it answers 429."""
+    """Bytes of request bodies that ingest takes on at once, and of providers' calls dispatch; beyond it they answer 429."""
 
     network_bytes_in_flight: Annotated[int, Field(ge=1 << 20)] = 8 << 20
-    """Bytes of those that one network (/24, IPv6 /48) may hold with a public key or before any key is known; beyond it
-    gets 429."""
+    """Bytes of those that one network (/24, IPv6 /48) may hold with a public key, before any key is known, or with calls to
+    `/webhooks`; beyond it gets 429."""
 
     public_events_per_second: Annotated[int, Field(ge=0)] = 3_000
     """Events a second that one public source may post in the long run, 20 times as many at once; beyond it gets 429. Of
@@ -115,6 +115,15 @@ class Settings(BaseSettings):
     network_events_per_second: Annotated[int, Field(ge=0)] = 500
     """Events a second that one network (/24, IPv6 /48) may post with one public source, 20 times as many at once; beyond
     it gets 429. Of each process of ingest; 0 is no limit."""
+
+    network_links_per_second: Annotated[int, Field(ge=0)] = 200
+    """Links of messages (clicks, pixels, pages) a second that one network (/24, IPv6 /48) may open, 20 times as many at
+    once; beyond it a pixel is not counted and the others get 429. Opting out is not among them. Of each process of
+    dispatch; 0 is no limit."""
+
+    network_unproven_per_second: Annotated[int, Field(ge=0)] = 50
+    """Calls to `/webhooks` without a valid proof, and wrong links, a second that one network (/24, IPv6 /48) may try, 20
+    times as many at once; beyond it gets 429. What is proven does not count. Of each process of dispatch; 0 is no limit."""
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────
     smtp_url: SecretStr | None = None

@@ -20,11 +20,12 @@ from services.dispatch.material import Surroundings, addressed_node
 from services.dispatch.measures import DECISIONS
 from services.dispatch.policy import FRESH
 from services.dispatch.rendered import Rendered
+from services.dispatch.rendering import Renderer
 from services.dispatch.store import adapters, claims, spending
 from services.dispatch.store.adapters import Pause
 from services.dispatch.store.claims import Due, Stored
 from services.dispatch.store.looking import read_stops
-from services.dispatch.templates import TemplateFault, render
+from services.dispatch.templates import TemplateFault
 from services.dispatch.view import Shop, view
 from shared.cdp import people_of
 from shared.db import Tx
@@ -58,6 +59,7 @@ class Claimer:
 
     def __init__(self, context: Context, world: Surroundings, signer: Signer, shop: Shop, batch: int = BATCH) -> None:
         self._context, self._world, self._signer, self._shop, self._batch = context, world, signer, shop, batch
+        self._renderer = Renderer(signer, shop.hosts)
 
     async def claim(self, kind: str) -> int:
         """Decides about one batch of messages of this kind; returns how many (0: nothing is due, or not yet)."""
@@ -123,7 +125,7 @@ class Claimer:
             if channel.name in wanted and one.template is not None:
                 adapter = one.adapters[channel.name][0]
                 try:
-                    text = render(one.template, adapter.part, variables, self._signer, one.due.id, self._shop.hosts)
+                    text = await self._renderer.render(one.template, adapter.part, variables, one.due.id)
                     price = adapter.price(text, channel.unit_cost)
                     texts[channel.name] = text
                     channel = msgspec.structs.replace(channel, text=Text(cost=price.cost, units=price.units))

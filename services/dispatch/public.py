@@ -2,6 +2,8 @@
 
 No GET changes consent, a subscription or a run: link scanners follow links. GET of `/c` and `/o` records at most one
 event a message and link, HEAD none.
+
+Only what `limits` says is refused to whoever has a valid link: opening many, from one network; never opting out.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from services.dispatch import pages
+from services.dispatch.limits import PublicLimits, TooMuch
 from services.dispatch.links import Signer, Token
 from services.dispatch.subscriptions import Subscriptions
+from shared.errors import Problem
 from shared.service import Context
 
 _PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -23,23 +28,25 @@ _NO_STORE = {"Cache-Control": "no-store, private", "Referrer-Policy": "no-referr
 _LONGEST_FORM = 10_000
 
 
-def router(context: Context, signer: Signer, subscriptions: Subscriptions) -> APIRouter:
+def router(context: Context, signer: Signer, subscriptions: Subscriptions, limits: PublicLimits) -> APIRouter:
     """The routes; none of them needs a key, the token is one."""
     routes = APIRouter(tags=["public links"], include_in_schema=False)
     shop = context.settings.shop_name
-    _tracking(routes, signer, subscriptions, shop)
-    _preferences(routes, signer, subscriptions, shop)
-    _confirmation(routes, signer, subscriptions, shop)
+    _tracking(routes, signer, subscriptions, limits, shop)
+    _preferences(routes, signer, subscriptions, limits, shop)
+    _confirmation(routes, signer, subscriptions, limits, shop)
     return routes
 
 
-def _tracking(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, shop: str) -> None:
+def _tracking(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, limits: PublicLimits, shop: str) -> None:
     @routes.api_route("/c/{token}", methods=["GET", "HEAD"])
     async def click(token: str, request: Request) -> Response:
         """Leads to the link that was stored with the message, and nowhere else."""
         read = signer.read("click", token)
-        url = None
-        if read is not None:
+        if read is None:
+            limits.guess(request)
+            return pages.gone(shop)
+        async with limits.visit("hit", request):
             url = await subscriptions.clicked(
                 read.message, read.number, _agent(request), record=request.method == "GET"
             )
@@ -50,15 +57,25 @@ def _tracking(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, s
         """A pixel, whatever the token says: a letter must not look broken."""
         read = signer.read("open", token)
         if read is not None and request.method == "GET":
-            await subscriptions.opened(read.message, _agent(request))
+            try:
+                async with limits.visit("hit", request):
+                    await subscriptions.opened(read.message, _agent(request))
+            except TooMuch:
+                pass  # it is counted among the limits passed, and not as an open
         return Response(_PIXEL, media_type="image/gif", headers=_NO_STORE)
 
 
-def _preferences(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, shop: str) -> None:
+def _preferences(
+    routes: APIRouter, signer: Signer, subscriptions: Subscriptions, limits: PublicLimits, shop: str
+) -> None:
     @routes.api_route("/u/{token}", methods=["GET", "HEAD"])
-    async def preferences(token: str) -> Response:
+    async def preferences(token: str, request: Request) -> Response:
         read = signer.read("unsubscribe", token)
-        found = await subscriptions.look(read.message) if read else None
+        if read is None:
+            limits.guess(request)
+            return pages.gone(shop)
+        async with limits.visit("page", request):
+            found = await subscriptions.look(read.message)
         if found is None:
             return pages.gone(shop)
         if found.out:
@@ -71,7 +88,9 @@ def _preferences(routes: APIRouter, signer: Signer, subscriptions: Subscriptions
         keeps some."""
         read = signer.read("unsubscribe", token)
         if read is None:
+            limits.guess(request)
             return pages.gone(shop)
+        limits.press(read.message)
         body = await _body(request)
         one_click = b"List-Unsubscribe" in body
         form = {} if one_click else parse_qs(body.decode("utf-8", "replace"))
@@ -83,17 +102,27 @@ def _preferences(routes: APIRouter, signer: Signer, subscriptions: Subscriptions
         return PlainTextResponse("unsubscribed", headers=_NO_STORE) if one_click else pages.withdrawn(shop, kept)
 
 
-def _confirmation(routes: APIRouter, signer: Signer, subscriptions: Subscriptions, shop: str) -> None:
+def _confirmation(
+    routes: APIRouter, signer: Signer, subscriptions: Subscriptions, limits: PublicLimits, shop: str
+) -> None:
     @routes.api_route("/confirm/{token}", methods=["GET", "HEAD"])
-    async def ask(token: str) -> Response:
+    async def ask(token: str, request: Request) -> Response:
         read = signer.read("confirm", token)
-        found = await subscriptions.look(read.message) if read else None
+        if read is None:
+            limits.guess(request)
+            return pages.gone(shop)
+        async with limits.visit("page", request):
+            found = await subscriptions.look(read.message)
         return pages.confirm(shop, found.message.address) if found else pages.gone(shop)
 
     @routes.post("/confirm/{token}")
     async def confirm(token: str, request: Request) -> Response:
         read = signer.read("confirm", token)
-        pressed = await subscriptions.confirm(read.message, _proof(request)) if read else None
+        if read is None:
+            limits.guess(request)
+            return pages.gone(shop)
+        limits.press(read.message)
+        pressed = await subscriptions.confirm(read.message, _proof(request))
         match pressed[0] if pressed else None:
             case "confirmed" | "already" as state:
                 return pages.confirmed(shop, again=state == "already")
@@ -119,10 +148,13 @@ async def _choice(
 async def _body(request: Request) -> bytes:
     """The form, as far as it may be of use."""
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _LONGEST_FORM:
-            break
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _LONGEST_FORM:
+                break
+    except ClientDisconnect:
+        raise Problem(400, "Not whole", "The connection ended before the form did.") from None
     return body[:_LONGEST_FORM]
 
 

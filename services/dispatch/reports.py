@@ -27,7 +27,7 @@ from services.dispatch.store.looking import read_address_nodes, read_consents
 from services.dispatch.store.reports import Refusal, Row, Target
 from shared import wake as signals
 from shared.db import Tx
-from shared.events import Event, internal_event
+from shared.events import REMEMBERED, Event, internal_event
 from shared.facts.consent import ALL
 from shared.identifiers import BadIdentifier, Identifier, identifier
 from shared.ids import uuid7
@@ -39,7 +39,7 @@ PROOFS = frozenset({"delivered", "opened", "clicked", "replied", "done"})
 ABOUT_THE_ADDRESS = frozenset({"bounced", "complained", "unsubscribed"})
 # Reports about messages that nobody sent here are kept this long; those that were applied as long as events are known.
 WAITING_KEPT = timedelta(days=7)
-APPLIED_KEPT = timedelta(days=396)
+APPLIED_KEPT = REMEMBERED
 LONGEST_ID = 500
 LONGEST_DETAIL = 1_000
 

@@ -18,6 +18,7 @@ from services.dispatch.channels.base import Adapter, Report, World
 from services.dispatch.claiming import Claimer
 from services.dispatch.following import Following
 from services.dispatch.handlers import handle
+from services.dispatch.limits import PublicLimits
 from services.dispatch.links import Signer
 from services.dispatch.material import Surroundings
 from services.dispatch.policy import DEFAULT_CAPS
@@ -63,6 +64,7 @@ class Dispatch:
         consents = registry.consents(kinds)
         self.signer = Signer(context.secret, context.settings.origin)
         self.shop = shop_of(context.settings)
+        self.limits = PublicLimits(context.settings)
         surroundings = Surroundings(
             context.settings, dict(kinds), consents, context.node_namespace, context.secret, context.bits
         )
@@ -196,8 +198,8 @@ async def build(context: Context) -> Service:
     return Service(
         name="dispatch",
         routers=[
-            public.router(context, dispatch.signer, dispatch.subscriptions),
-            webhooks.router(context, dispatch.adapters, dispatch.settings, dispatch.reports),
+            public.router(context, dispatch.signer, dispatch.subscriptions, dispatch.limits),
+            webhooks.router(context, dispatch.adapters, dispatch.settings, dispatch.reports, dispatch.limits),
             *routers(
                 context, dispatch.adapter_types, dispatch.signer, dispatch.shop, dispatch.subscriptions, dispatch.desk
             ),

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 
 import structlog
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from services.dispatch.adapter_settings import SettingsReader, Unusable
 from services.dispatch.channels.base import Adapter, AdapterSettings, Call, Forged, Received, Unreadable
+from services.dispatch.limits import Held, PublicLimits
 from services.dispatch.measures import CALLBACKS
 from services.dispatch.reports import Reports
 from services.dispatch.store import adapters as store
@@ -21,30 +23,30 @@ from shared.service import Context
 log = structlog.get_logger(__name__)
 
 LARGEST_CALL = 1 << 20
+SLOWEST_CALL = 30.0  # seconds that its body may take
 READING_SECONDS = 10.0
 MOST_REPORTS = 1_000
 
 
-def router(context: Context, adapters: Mapping[str, Adapter], settings: SettingsReader, reports: Reports) -> APIRouter:
+def router(
+    context: Context,
+    adapters: Mapping[str, Adapter],
+    settings: SettingsReader,
+    reports: Reports,
+    limits: PublicLimits,
+) -> APIRouter:
     """The routes; none of them needs an API key: the adapter asks the provider for a proof of its own."""
     routes = APIRouter(tags=["webhooks"], include_in_schema=False)
 
     @routes.api_route("/webhooks/{adapter}", methods=["GET", "POST"])
     async def called(adapter: str, request: Request) -> Response:
-        kind = adapters.get(adapter)
-        if kind is None or type(kind).receive is Adapter.receive:
-            raise _nobody(adapter)
-        body = await _body(request)
-        told = await _told(context, settings, kind)
-        call = Call(
-            method=request.method,
-            headers={name.lower(): value for name, value in request.headers.items()},
-            query=dict(request.query_params),
-            body=body,
-            at=context.clock.now(),
-            settings=told,
-        )
-        received = await _read(kind, call)
+        with limits.unproven(request) as held:
+            kind = adapters.get(adapter)
+            if kind is None or type(kind).receive is Adapter.receive:
+                raise _nobody(adapter)
+            async with limits.lookups.take():
+                told = await _told(context, settings, kind)
+            received = await _read(kind, await _call(request, held, told, context))
         if len(received.reports) > MOST_REPORTS:
             raise Problem(413, "Too many reports", f"One call may tell of {MOST_REPORTS} messages.")
         await reports.receive(adapter, received.reports)
@@ -52,6 +54,17 @@ def router(context: Context, adapters: Mapping[str, Adapter], settings: Settings
         return Response(received.body, received.status, {"Cache-Control": "no-store"}, received.content_type)
 
     return routes
+
+
+async def _call(request: Request, held: Held, told: AdapterSettings | None, context: Context) -> Call:
+    return Call(
+        method=request.method,
+        headers={name.lower(): value for name, value in request.headers.items()},
+        query=dict(request.query_params),
+        body=await _body(request, held),
+        at=context.clock.now(),
+        settings=told,
+    )
 
 
 async def _told(context: Context, settings: SettingsReader, adapter: Adapter) -> AdapterSettings | None:
@@ -91,15 +104,22 @@ async def _read(adapter: Adapter, call: Call) -> Received:
         raise
 
 
-async def _body(request: Request) -> bytes:
-    """Raises a 413 for what is too large."""
+async def _body(request: Request, held: Held) -> bytes:
+    """Raises a Problem for what is too large, too slow or not whole."""
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > LARGEST_CALL:
-            raise Problem(413, "Too large", f"A call may have {LARGEST_CALL} bytes.")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(SLOWEST_CALL):
+            async for part in request.stream():
+                size += len(part)
+                if size > LARGEST_CALL:
+                    raise Problem(413, "Too large", f"A call may have {LARGEST_CALL} bytes.")
+                held.reach(size)
+                parts.append(part)
+    except TimeoutError:
+        raise Problem(408, "Too slow", f"A call's body may take {SLOWEST_CALL:g} seconds.") from None
+    except ClientDisconnect:
+        raise Problem(400, "Not whole", "The connection ended before the body did.") from None
     return b"".join(parts)
 
 

@@ -24,7 +24,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from services.ingest import metrics
-from services.ingest.gate import Gate, PublicRates, outside_network
+from services.ingest.gate import PublicRates
 from services.ingest.intake import IN_A_THREAD, Intake, body_problem, refusal_problem, refused_errors
 from services.ingest.parse import Arrival, Source
 from services.ingest.reading import TYPES, WRITE_KEY, Envelope, Reading, read_body
@@ -32,6 +32,7 @@ from services.ingest.refusal import Refusal, Refused
 from services.ingest.sources import KeyCache
 from shared.bus.base import OutOfRange
 from shared.errors import PROBLEM_JSON, Problem, is_transient
+from shared.limits import Gate, outside_network
 from shared.log import get_logger
 
 MAX_BODY = 500 * 1024  # bytes, after inflating

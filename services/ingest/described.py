@@ -55,6 +55,10 @@ _CALLS: dict[str, tuple[str, dict[str, Any], list[str], dict[str, Any]]] = {
     "group": ("Which group somebody belongs to", _GROUP | _TRAITS, [], {"userId": "u-17", "groupId": "g-3"}),
     "alias": ("That two ids are one person", _PREVIOUS, [], {"userId": "u-17", "previousId": "a-9"}),
 }
+_OPT_OUTS = (
+    "*Unsubscribed* takes consent back asynchronously: it holds once profile has applied it, not when it is answered. The "
+    "unsubscribe page, one-click and `POST /v1/suppressions` hold as soon as they are answered."
+)
 _TAKEN = {
     "type": "object",
     "required": ["success"],
@@ -75,8 +79,8 @@ def paths() -> dict[str, Any]:
 def _call(call: str) -> dict[str, Any]:
     summary, own, needed, example = _CALLS[call]
     schema = {"type": "object", "required": needed, "properties": {**own, **_COMMON}, "additionalProperties": True}
-    also = f"Also at `/v1/{call[0]}` and `/api/s/{call}`."
-    return _operation(call, summary, f"One event of the Segment tracking API. {also}", schema, example)
+    about = f"One event of the Segment tracking API. Also at `/v1/{call[0]}` and `/api/s/{call}`."
+    return _operation(call, summary, f"{about} {_OPT_OUTS}" if call == "track" else about, schema, example)
 
 
 def _batch() -> dict[str, Any]:

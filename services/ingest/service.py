@@ -6,11 +6,12 @@ from functools import partial
 
 from services.ingest import api, dead_letters_api, described, metrics, store
 from services.ingest.collect import PREFIXES, Collector, Limits
-from services.ingest.gate import Gate, PublicRates
+from services.ingest.gate import PublicRates
 from services.ingest.intake import Intake
 from services.ingest.parse import Shop
 from services.ingest.replaying import Replaying
 from services.ingest.sources import KeyCache
+from shared.limits import Gate
 from shared.service import Context, Service
 
 

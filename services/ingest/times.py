@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from services.ingest.refusal import Refusal
+from shared.events import REMEMBERED
 
 # Older live events are refused: their repeats are no longer remembered, and no rule may start on them.
-OLDEST_LIVE = timedelta(days=396)  # 13 months
+OLDEST_LIVE = REMEMBERED
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 

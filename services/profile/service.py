@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from services.profile.api import router
 from services.profile.handlers import Handler
+from services.profile.seen import forget_daily
 from shared.consumer import Consumer
 from shared.events import EVENTS, HISTORY
 from shared.service import Context, Service
@@ -19,7 +22,7 @@ async def build(context: Context) -> Service:
     return Service(
         name="profile",
         routers=[router(context)],
-        loops=consumer.loops(),
+        loops={**consumer.loops(), "forget-seen": partial(forget_daily, context)},
         checks={"consumer": consumer.check},
         quiet=consumer.quiet,
         polls=lambda: consumer.last_poll,

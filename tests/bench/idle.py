@@ -1,4 +1,4 @@
-"""What an idle server costs: memory (PSS, database included) and CPU, after a minute of rest."""
+"""What an idle server costs: memory (PSS, database included) and CPU, after ten seconds of rest."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ async def _dripline_topic(bootstrap: str) -> str:
 def measure() -> dict[str, Any]:
     """Interleaved rounds; the medians, and the ratio within each round."""
     rounds: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    with temporary_kafka() as kafka, TemporaryDirectory(prefix="dripline-bench-") as folder:
+    with temporary_kafka(on_core(LOAD_CORE, [])) as kafka, TemporaryDirectory(prefix="dripline-bench-") as folder:
         os.chmod(folder, 0o755)
         bootstrap = kafka.url.removeprefix("kafka://")
         settings = {"BUS_URL": kafka.url, "SERVICES": "ingest", "PARTITIONS": str(PARTITIONS)}

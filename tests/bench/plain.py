@@ -2,7 +2,6 @@
 
 import os
 from contextlib import asynccontextmanager
-from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from fastapi import FastAPI
@@ -13,15 +12,15 @@ class Track(BaseModel):
     messageId: str  # noqa: N815
     anonymousId: str  # noqa: N815
     event: str
-    properties: dict[str, Any] = {}
+    properties: dict[str, object] = {}
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI):
-    app.state.producer = AIOKafkaProducer(bootstrap_servers=os.environ["KAFKA"], acks="all", enable_idempotence=True)
-    await app.state.producer.start()
-    yield
-    await app.state.producer.stop()
+    async with AIOKafkaProducer(
+        bootstrap_servers=os.environ["KAFKA"], acks="all", enable_idempotence=True
+    ) as app.state.producer:
+        yield
 
 
 app = FastAPI(lifespan=lifespan)

@@ -27,7 +27,7 @@ SOURCE = node_id(event_id(NAMESPACE_DNS, "bench"), "source", "bench")
 
 
 def make_events(context: Context, count: int, hot: bool, seed: int) -> list[Outgoing]:
-    """`count` events of about 500 bytes; `hot`: most of them of few people."""
+    """`count` events of about 500 bytes, each of one of `PEOPLE` by chance; `hot`: most of them of few people."""
     chance, now = random.Random(seed), SystemClock().now() - timedelta(minutes=5)
     records = []
     for number in range(count):
@@ -171,7 +171,7 @@ async def _statement(connection: asyncpg.Connection, table: str) -> str:
     )
 
 
-async def measure(count: int = 40_000, rounds: int = 3) -> dict[str, Any]:
+async def measure(count: int = 100_000, rounds: int = 3) -> dict[str, Any]:
     """Interleaved rounds; medians of the ratios within a round."""
     found: dict[str, list[tuple[float, float]]] = {"uniform": [], "hot": []}
     with temporary_server() as server:

@@ -34,9 +34,10 @@ class Running:
 
 def on_core(core: int | None, command: list[str]) -> list[str]:
     """The command, held on one core where the machine can do that."""
-    if core is None or not shutil.which("taskset") or (os.cpu_count() or 1) < 2:
+    taskset = shutil.which("taskset")
+    if core is None or taskset is None or (os.cpu_count() or 1) < 2:
         return command
-    return ["taskset", "-c", str(core), *command]
+    return [taskset, "-c", str(core), *command]
 
 
 def free_port() -> int:

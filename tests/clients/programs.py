@@ -57,6 +57,7 @@ JSDOM = Client("@segment/analytics-next in jsdom", "website_jsdom.cjs", public=T
 CHROMIUM = Client(
     "@segment/analytics-next in Chromium", "website_chromium.cjs", public=True, stays=True, calls=WEBSITE_CALLS
 )
+MODULE = Client("a module of a website in jsdom", "module_jsdom.cjs", public=True, stays=True)
 SERVERS = (SEGMENT_PYTHON, RUDDER_PYTHON, SEGMENT_NODE, RUDDER_NODE)
 ALL = (*SERVERS, JITSU, JSDOM, CHROMIUM)
 

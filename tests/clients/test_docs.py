@@ -12,7 +12,7 @@ import pytest
 
 from tests.clients import programs
 from tests.clients.line import ROOT, Line
-from tests.clients.programs import ALL, JSDOM, Client, need, started
+from tests.clients.programs import ALL, CHROMIUM, JSDOM, MODULE, Client, need, started
 from tests.support.shop import Shop
 from tests.support.wait import until
 
@@ -63,13 +63,47 @@ async def test_the_lines_of_a_page_bring_an_event(client: Client, shop: Shop, li
     await arrived(line)
 
 
-async def test_the_lines_of_the_websites_page_bring_an_event(shop: Shop, line: Line, tmp_path: Path) -> None:
+@pytest.mark.parametrize("browser", [JSDOM, CHROMIUM], ids=str)
+async def test_the_lines_of_the_websites_page_bring_an_event(
+    browser: Client, shop: Shop, line: Line, tmp_path: Path
+) -> None:
     page = tmp_path / "page.html"
     page.write_text("<!doctype html>" + lines_of("segment-analytics-next.md", "html", line.url, shop.site_key))
     line.begin()
-    async with started(JSDOM, line.url, shop.site_key, [], WEBSITE=str(page)):
+    async with started(browser, line.url, shop.site_key, [], WEBSITE=str(page)):
         await until(line.accepted, programs.ENDING, "the page has sent its event", every=0.05)
     await arrived(line)
+
+
+async def test_the_lines_for_a_website_with_a_bundler_bring_an_event(shop: Shop, line: Line, tmp_path: Path) -> None:
+    need(MODULE)
+    module = tmp_path / "page.mjs"
+    module.write_text(lines_of("segment-analytics-next.md", "js", line.url, shop.site_key))
+    (tmp_path / "node_modules").symlink_to(programs.node_modules())
+    line.begin()
+    async with started(MODULE, line.url, shop.site_key, [], MODULE=str(module)):
+        await until(line.accepted, programs.ENDING, "the module has sent its event", every=0.05)
+    await arrived(line)
+
+
+async def test_the_lines_of_jitsu_bring_an_event_from_a_browser_of_another_origin(
+    shop: Shop, line: Line, tmp_path: Path
+) -> None:
+    """The browser asks before it posts, and shows the page when it shall come again."""
+    page = tmp_path / "page.html"
+    modules = '<script type="importmap">{"imports": {"@jitsu/js": "/jitsu.js"}}</script>'
+    lines = lines_of("jitsu-js.md", "js", line.url, shop.site_key)
+    page.write_text(f'<!doctype html>{modules}<script type="module">{lines}</script>')
+    line.begin("503:2")
+    async with started(CHROMIUM, line.url, shop.site_key, [], WEBSITE=str(page)):
+        await until(line.accepted, programs.ENDING, "the page has sent its event", every=0.05)
+    asked = line.requests("OPTIONS")[0]
+    assert asked.answered == 204 and asked.headers["access-control-request-method"] == "POST"
+    assert "x-write-key" in asked.headers["access-control-request-headers"]
+    refused, taken = line.requests("POST")
+    assert (refused.answered, taken.answered) == (503, 200) and refused.json == taken.json
+    assert taken.at - refused.at >= 2 and taken.headers["origin"] == asked.headers["origin"]
+    assert (taken.json["event"], taken.json["properties"]["product_id"]) == ("Product Added", "p-1")
 
 
 async def arrived(line: Line) -> None:

@@ -216,6 +216,25 @@ class TestTheRegistry:
         with pytest.raises(ConfigurationError, match="Two files declare the channel adapter inbox-sms"):
             find([tmp_path])
 
+    @pytest.mark.parametrize(
+        ("mine", "expected"),
+        [
+            ({'consent="sms",': ""}, "consents under 'pager', which nobody can give"),
+            ({'consent="sms"': 'consent="pigeon"'}, "let its defaults say consent= one of email, sms"),
+            ({'address_kind = "phone"': 'address_kind = "email"'}, "both must be of one kind"),
+        ],
+    )
+    def test_a_channel_that_could_never_have_a_consent_is_refused(
+        self, tmp_path: Path, mine: dict[str, str], expected: str
+    ) -> None:
+        source = (PLUGINS / "pager.py").read_text()
+        for old, new in mine.items():
+            assert old in source
+            source = source.replace(old, new)
+        (tmp_path / f"pager_{len(source)}.py").write_text(source)
+        with pytest.raises(ConfigurationError, match=expected):
+            find([tmp_path])
+
     def test_a_folder_that_is_not_there_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="not a folder"):
             find([tmp_path / "nowhere"])

@@ -1,4 +1,5 @@
-"""Every hostile value in every field of an event: never a 5xx, never a lost neighbour, nothing that PostgreSQL refuses."""
+"""Every hostile value in every field of an event: never a 5xx, never a lost neighbour, nothing that PostgreSQL refuses. What
+ingest accepts goes on through all services in test_hostile_rules.py."""
 
 from __future__ import annotations
 
@@ -12,11 +13,9 @@ import pytest
 
 from services.ingest.bootstrap import Credentials, first_sources
 from services.ingest.service import build
-from shared.events import EVENTS, HISTORY, Event, decode_event
+from shared.events import EVENTS, Event, decode_event
 from tests.support.contexts import context_for
 from tests.support.hostile import BROKEN_VALUES, STRANGE_VALUES
-from tests.support.ingesting import serving
-from tests.support.wait import until
 
 VALUES = BROKEN_VALUES | STRANGE_VALUES
 HOLE = "@hole@"
@@ -194,38 +193,3 @@ async def test_hostile_names_of_fields_are_refused_or_stored(api: Api, where: st
     taken = await api.events()
     assert sum(event.ids[0].value == "good" for event in taken) == len(names)
     assert await stored(api.url, taken) == len(taken)
-
-
-async def test_what_ingest_accepts_stalls_no_partition(database_url: str) -> None:
-    """Profile applies it or puts it aside with a reason; what stands before and behind it is applied."""
-    async with serving(database_url, services="ingest,profile", linger_ms=0) as dripline:
-        sent = 0
-        for number, (name, value) in enumerate(VALUES.items()):
-            items = [item for item in hostile_items(value) if len(item) < 30_000]
-            batch = [GOOD % (number, 1), *items[:40], GOOD % (number, 2), *items[40:], GOOD % (number, 3)]
-            answer = await dripline.post("/v1/batch", b'{"batch":[' + b",".join(batch) + b"]}")
-            assert answer.status_code in (200, 413), (name, answer.text)
-            sent += 3 * (answer.status_code == 200)
-        accepted = len(await dripline.events()) + len(await dripline.events(HISTORY))
-
-        async def handled() -> bool:
-            async with dripline.server.context.database.connection() as connection:
-                read = await connection.fetchval("SELECT coalesce(sum(read), 0) FROM profile.position")
-            return read == accepted
-
-        await until(handled, limit=60, what=f"profile has handled all {accepted} records")
-        async with dripline.server.context.database.connection() as connection:
-            counts = await connection.fetchrow(
-                """
-                SELECT sum(applied) AS applied, sum(repeated) AS repeated, sum(conflicting) AS conflicting,
-                       sum(dead) AS dead FROM profile.position
-                """
-            )
-            good = await connection.fetchval(
-                "SELECT count(*) FROM cdp.event e JOIN cdp.node n ON n.id = e.node WHERE n.value = 'good'"
-            )
-        assert good == sent
-        assert sum(counts.values()) == accepted
-        letters = await dripline.letters(service="profile")
-        assert len(letters) == min(counts["dead"], 50)
-        assert all(letter["reason"] for letter in letters)

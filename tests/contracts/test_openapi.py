@@ -1,7 +1,8 @@
 """Every service's OpenAPI against the running services: no 500, and no answer that the document does not declare.
 
 Requests are made by schemathesis from the document, as it allows them and as it forbids them, in part about things that
-are there. `DRIPLINE_OPENAPI_EXAMPLES` says how many of each kind an operation gets.
+are there. `DRIPLINE_OPENAPI_EXAMPLES` says how many of each kind an operation gets, `DRIPLINE_FUZZ_SEED` which: `.ci/run` takes
+both from the commit, so that each tries others, and a failure says how to see it again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hypothesis.strategies as st
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.core.failures import FailureGroup
@@ -31,6 +32,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from services.dispatch.cli import apply_templates
+from services.ingest.collect import PATHS
 from services.rules_files import SHIPPED
 from shared.auth import SCOPES
 from shared.embedded_postgres import EmbeddedPostgres
@@ -41,6 +43,8 @@ from tests.support.smtp_peer import SmtpPeer
 from tests.support.wait import until
 
 EXAMPLES = int(os.environ.get("DRIPLINE_OPENAPI_EXAMPLES", "2"))
+SEED = os.environ.get("DRIPLINE_FUZZ_SEED", "1")
+AGAIN = f"The same requests again: DRIPLINE_FUZZ_SEED={SEED} DRIPLINE_OPENAPI_EXAMPLES={EXAMPLES}"
 CHECKS = (
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
@@ -50,8 +54,8 @@ CHECKS = (
 )
 COLLECTING = "collect_"
 CALLS = ("identify", "track", "page", "screen", "group", "alias", "batch")
-# These stop or hold the whole deployment for the operations after them; what they answer is tested with the services.
-LEFT_OUT = {("post", "/v1/switches/hold"), ("put", "/v1/switches")}
+# These stop or hold the whole deployment for the operations after them: they come last.
+STOPPING = {("post", "/v1/switches/hold"), ("put", "/v1/switches")}
 RULE = """\
 name: openapi-rule
 kind: marketing
@@ -117,14 +121,15 @@ async def there(shop: Shop) -> dict[str, list[str]]:
     }
 
 
-def operations(document: dict[str, Any], service: str) -> Iterator[Any]:
-    """The document's operations that this service answers; those of all go with dispatch, as the reverse proxy sends."""
+def operations(document: dict[str, Any], service: str, *, stopping: bool = False) -> Iterator[Any]:
+    """The document's operations that this service answers, without those that stop everything, or these alone; those of all
+    services go with dispatch, as the reverse proxy sends."""
     routes = front_routes(CADDYFILE.read_text())
     for found in schemathesis.openapi.from_dict(document).get_all_operations():
         assert isinstance(found, Ok), f"the document cannot be read: {found.err()}"
         operation = found.ok()
         owner = next((owner for pattern, owner in routes if pattern.match(operation.path)), "dispatch")
-        if owner == service and (operation.method, operation.path) not in LEFT_OUT:
+        if owner == service and ((operation.method, operation.path) in STOPPING) == stopping:
             yield operation
 
 
@@ -160,12 +165,28 @@ def test_every_answer_is_one_that_the_document_declares(
 ) -> None:
     found = list(operations(document, service))
     assert found, f"{service} is in the document"
+    hold_to_the_document(found, shop, there)
+
+
+@pytest.mark.timeout(300)
+def test_short_and_foreign_paths_answer_as_the_document_says_of_the_long_ones(
+    shop: Shop, document: dict[str, Any], there: dict[str, list[str]]
+) -> None:
+    """`/v1/t` for `/v1/track`, and Jitsu's `/api/s/track`: the document describes the long ones alone."""
+    paths = {path: document["paths"][f"/v1/{call}"] for path, call in PATHS.items() if path != f"/v1/{call}"}
+    assert {"/v1/b", "/api/s/track", "/api/s/s2s/identify"} < paths.keys() and len(paths) == 3 * len(CALLS)
+    found = list(operations({**document, "paths": paths}, "ingest"))
+    assert len(found) == len(paths)
+    hold_to_the_document(found, shop, there)
+
+
+def hold_to_the_document(found: list[Any], shop: Shop, there: dict[str, list[str]]) -> None:
     failures: dict[str, str] = {}
     with requests.Session() as session:
         for operation in found:
             for failure in tried(operation, shop, there, session):
                 failures.setdefault(f"{operation.label}: {failure.splitlines()[0]}", failure)
-    assert not failures, f"{len(failures)} kinds of answers:\n\n" + "\n\n".join(failures.values())
+    assert not failures, f"{len(failures)} kinds of answers. {AGAIN}\n\n" + "\n\n".join(failures.values())
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +217,16 @@ def test_no_text_breaks_a_service(
                 if answer.status_code >= 500:
                     broken.append(f"{operation.label} ({path}): {answer.status_code} {answer.text[:200]}")
     assert not broken, "\n".join(broken)
+
+
+@pytest.mark.timeout(300)
+def test_what_stops_or_holds_everything_answers_as_the_document_says(
+    shop: Shop, document: dict[str, Any], there: dict[str, list[str]]
+) -> None:
+    """The last test of this deployment, which sends nothing any more."""
+    found = list(operations(document, "dispatch", stopping=True))
+    assert len(found) == len(STOPPING)
+    hold_to_the_document(found, shop, there)
 
 
 def free_texts(operation: Any, place: str, any_text: bool = True) -> list[str]:
@@ -249,9 +280,9 @@ def tried(operation: Any, shop: Shop, there: dict[str, list[str]], session: requ
     headers = {} if str(operation.definition.raw.get("operationId", "")).startswith(COLLECTING) else shop.bearer
     key = (shop.site_key, "")
 
+    @seed(f"{SEED} {operation.label}")
     @settings(
         max_examples=EXAMPLES,
-        derandomize=True,
         database=None,
         deadline=None,
         phases=[Phase.explicit, Phase.generate],

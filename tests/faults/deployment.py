@@ -52,6 +52,8 @@ class Process:
     """What `readyz` answered last."""
     module: str = "services"
     """What is started: the program, or one that stands for another version of it."""
+    tree: Path = ROOT
+    """Where its source lies."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,7 +80,7 @@ class Process:
                     "--data",
                     str(self.folder / "data"),
                 ],
-                cwd=ROOT,
+                cwd=self.tree,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,5 +1,5 @@
 """Secrets and personal data never reach the log: every endpoint of a real process is driven with canaries, well-formed and not,
-and with what ends among the dead letters; then the log is searched for them."""
+and with what ends among the dead letters, and so is a provider of every channel; then the log is searched for them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.faults.canary_providers import drive, providers
 from tests.faults.deployment import ONE_PROCESS, Deployment
 from tests.support.smtp_peer import SmtpPeer
 from tests.support.wait import until
@@ -37,17 +38,20 @@ async def test_canaries_are_not_in_the_log(
     deploy: Callable[..., Deployment], bus_url: str | None, smtp_peer: SmtpPeer, folder: Path
 ) -> None:
     deployment = deploy(ONE_PROCESS, bus_url)
-    deployment.environment["LOG_LEVEL"] = "debug"
+    deployment.environment |= {"LOG_LEVEL": "debug", "OUTSIDE_ALLOW": "127.0.0.0/8"}
     await deployment.set_up()
     [process] = deployment.processes
+    secrets = [deployment.api_key, deployment.write_key, deployment.credentials["site_write_key"]]
     async with httpx.AsyncClient(base_url=process.url, timeout=30, headers={"X-Forwarded-For": ADDRESS}) as http:
         asked = await ask_everything(http, deployment)
         assert asked > 100
         await tell_everything(http, deployment, smtp_peer)
         await forbidden(http)
-    deployment.stop()
+        with providers() as told:
+            await drive(http, {"Authorization": f"Bearer {deployment.api_key}"}, told, WORD)
+            secrets += {canary for provider in told for canary in provider.canaries}
+            deployment.stop()
     said = process.log.read_text(errors="replace")
-    secrets = [deployment.api_key, deployment.write_key, deployment.credentials["site_write_key"]]
     # the first start shows the keys to the person at the terminal, once, and says so; nothing else may
     said = "\n".join(line for line in said.splitlines() if line.startswith("{"))
     assert len(said.splitlines()) > 5, "the process wrote a log"

@@ -54,7 +54,7 @@ def app_of(stage: Stage) -> FastAPI:
     d = stage.dispatch
     for router in routers(stage.context, d.adapter_types, d.signer, d.shop, d.subscriptions, d.desk):
         app.include_router(router)
-    app.include_router(webhooks(stage.context, d.adapters, d.settings, d.reports))
+    app.include_router(webhooks(stage.context, d.adapters, d.settings, d.reports, d.limits))
     return app
 
 

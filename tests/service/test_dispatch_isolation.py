@@ -1,4 +1,4 @@
-"""One provider dead, slow or busy: the others' messages do not notice. The carrier is a process of its own that hangs on
+"""One provider dead, slow or busy: the others' messages do not notice. The providers are processes of their own that hang on
 order; counts and order are compared, never times."""
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from uuid import uuid4
 
 import pytest
 
+from services.dispatch.adapter_settings import split
 from services.dispatch.answers import LATE, judge_providers, judged
 from services.dispatch.channels.base import Result
+from services.dispatch.channels.sms_gateway import SmsGateway, SmsGatewaySettings
 from services.dispatch.store import adapters
 from services.dispatch.store.calls import Chosen
 from tests.service.test_dispatch_adapters import PLUGINS
@@ -21,6 +23,8 @@ from tests.support.carrier_peer import TOKEN, CarrierPeer
 from tests.support.contexts import running
 from tests.support.dispatch import NOON, Stage
 from tests.support.dispatch import stage as on_stage
+from tests.support.sms_gateway_peer import LOGINS, PASSWORD, SmsGatewayPeer
+from tests.support.smtp_peer import SmtpPeer
 from tests.support.wait import until
 
 
@@ -110,6 +114,52 @@ class TestOneProviderHangs:
 
             await until(settled, what="the letter was settled while the carrier is still asked", limit=10)
             released.set()
+
+
+class TestAGatewayTakesAndNeverAnswers:
+    """The adapters that are shipped: SMS over HTTP, letters over SMTP."""
+
+    @pytest.fixture
+    def gateway(self) -> Iterator[SmsGatewayPeer]:
+        with SmsGatewayPeer() as peer:
+            yield peer
+
+    @pytest.fixture
+    async def stage(
+        self, database_url: str, tmp_path: Path, smtp_peer: SmtpPeer, gateway: SmsGatewayPeer
+    ) -> AsyncIterator[Stage]:
+        async with on_stage(database_url, tmp_path, smtp_url=smtp_peer.url, outside_allow="127.0.0.0/8") as made:
+            account = {"preset": "twilio", "server": gateway.url, "login": LOGINS["twilio"], "sender": "Shop"}
+            public, secrets = split(SmsGatewaySettings(**account, password=PASSWORD))
+            sealed = made.dispatch.sealer.seal("sms-gateway", secrets)
+            async with made.context.database.transaction() as tx:
+                await adapters.write_told(tx, "sms-gateway", "sms", public, sealed, list(secrets), NOON)
+            yield made
+
+    async def test_every_letter_is_with_the_mail_server_while_every_line_of_the_gateway_hangs(
+        self, stage: Stage, smtp_peer: SmtpPeer, gateway: SmsGatewayPeer
+    ) -> None:
+        gateway.behave(delay_seconds=3600)
+        lines = SmsGateway.sessions
+        texts, letters = await receipts(stage, "sms", lines + 20), await receipts(stage, "email", lines + 20)
+        await stage.handle(*texts)
+        await stage.decide()
+        async with running({"sender": stage.dispatch.sender.loop, "reaper": stage.dispatch.sender.reap_loop}):
+            await until(lambda: len(gateway.messages()) == lines, what="all lines of the gateway hang")
+            await stage.handle(*letters)
+            await stage.decide()
+
+            async def sent() -> bool:
+                return await states(stage, letters) == ["sent"] * len(letters)
+
+            await until(sent, what="all letters are sent", limit=20)
+            arrived = sorted(letter.recipients[0] for letter in smtp_peer.letters())
+            assert arrived == sorted(f"email{n}@example.com" for n in range(len(letters)))
+            assert await states(stage, texts) == ["calling"] * lines + ["claimed"] * 20
+            assert len(gateway.messages()) == lines  # not one more
+            answered = "SELECT count(*) FROM dispatch.attempt WHERE adapter = 'sms-gateway' AND outcome IS NOT NULL"
+            assert await stage.owner.fetchval(answered) == 0
+            gateway.kill()  # or the sender would wait for the answers before it ends
 
 
 class TestOneProviderIsAway:

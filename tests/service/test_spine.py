@@ -275,6 +275,30 @@ class _MadeAnew:
         return await self._bus.beginnings(topic)
 
 
+async def test_history_takes_at_most_a_fifth_of_the_time_while_live_events_wait(
+    spine_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.consumer.BATCH", 10)
+    handled: list[str] = []
+
+    async def takes_a_moment(tx: Tx, batch: Batch) -> Applied:
+        await asyncio.sleep(0.005)  # the work of a batch, the same for both
+        handled.append(batch.topic)
+        return Applied()
+
+    async with context_for(spine_url) as context:
+        for topic in (HISTORY, EVENTS):
+            await context.bus.append([Outgoing(topic, b"k", str(n).encode()) for n in range(600)])
+        probe = Consumer(
+            context, group="probe", topics=[EVENTS, HISTORY], handler=takes_a_moment, schema="probe", by_header=False
+        )
+        async with running(probe.loops()):
+            await until(lambda: probe.quiet(), what="the probe to be quiet")
+    assert [handled.count(topic) for topic in (EVENTS, HISTORY)] == [60, 60]
+    last = len(handled) - handled[::-1].index(EVENTS)
+    assert 1 <= handled[:last].count(HISTORY) <= 60 / 4 + 2, "a fifth of all is a quarter of the live ones"
+
+
 async def test_a_batch_fetched_before_somebody_else_moved_the_position_is_refused(spine_url: str) -> None:
     async with context_for(spine_url, leases=False) as context:
         await context.bus.append([Outgoing(EVENTS, b"one", b"a"), Outgoing(EVENTS, b"one", b"b")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from shared.embedded_postgres import EmbeddedPostgres
 from tests.support.databases import on_database
 
 
-async def started(folder: Path, **environment: str) -> str:
+async def started(folder: Path, port: int = 0, **environment: str) -> str:
     """What `dripline up` says that cannot start."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services", "up", "--port", "0", "--data", str(folder)),
+        *(sys.executable, "-m", "services", "up", "--port", str(port), "--data", str(folder)),
         env={**os.environ, "LOG_FORMAT": "json", "PARTITIONS": "2", **environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
@@ -47,6 +48,17 @@ async def test_a_user_that_the_database_does_not_know(postgres_server: EmbeddedP
     said = await started(tmp_path, DATABASE_URL="postgresql://nobody-we-know:hunter2@" + url.rpartition("@")[2])
     assert said.startswith("The database does not let us in:")
     assert "hunter2" not in said
+
+
+async def test_a_port_that_somebody_else_listens_on(database_url: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = await started(tmp_path, port, DATABASE_URL=database_url)
+    assert said == (
+        f"Port {port} on 127.0.0.1 cannot be used (Address already in use); stop what uses it, or choose another with --port."
+    )
 
 
 async def test_a_kafka_that_is_not_up(database_url: str, tmp_path: Path) -> None:

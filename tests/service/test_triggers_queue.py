@@ -12,7 +12,9 @@ import pytest
 
 from services.triggers import claims
 from services.triggers.queue import ItemKind
+from services.triggers.service import world_of
 from services.triggers.store import queue
+from services.triggers.store.rules import RuleBook
 from services.triggers.working import Worker
 from shared.events import Intended, decode_message_record
 from shared.hooks import InjectedFault
@@ -67,12 +69,14 @@ async def test_ten_thousand_timers_fire_once_each_through_a_restart_and_two_work
     await shop.watermark(at(hours=2), work=False)
     async with context_for(database_url, role="dripline_triggers", clock=shop.clock, leases=False) as other:
         other.hooks.arm("triggers.claimed", fails, nth=3)
-        second = Worker(other, shop.book, shop.world, 1)
-        first_life = asyncio.create_task(drain(second))
+        first_life = asyncio.create_task(drain(Worker(other, RuleBook(), world_of(other), 1)))
         mine = asyncio.create_task(drain(shop.worker))
         with pytest.raises(InjectedFault):
             await first_life
-        assert await drain(second) > 0, "the second worker found nothing to do after its restart"
+    # Nothing of the worker that failed goes on: connections, what it knew of rules, and the worker are new.
+    async with context_for(database_url, role="dripline_triggers", clock=shop.clock, leases=False) as restarted:
+        second_life = Worker(restarted, RuleBook(), world_of(restarted), 1)
+        assert await drain(second_life) > 0, "the second worker found nothing to do after its restart"
         await mine
     intents = await published(shop)
     assert len(intents) == PEOPLE and len({intent.message for intent in intents}) == PEOPLE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -28,8 +28,11 @@ def jars_or_reason() -> Path | str:
 
 
 @contextmanager
-def temporary_kafka() -> Iterator[Kafka]:
-    """One node on free ports, in a folder that is gone at the end. Skips, or fails if Kafka is required."""
+def temporary_kafka(under: Sequence[str] = ()) -> Iterator[Kafka]:
+    """One node on free ports, in a folder that is gone at the end. Skips, or fails if Kafka is required.
+
+    :param under: what the node is started under, such as `taskset -c 1`
+    """
     jars = jars_or_reason()
     if isinstance(jars, str):
         if os.environ.get(REQUIRED) == "1":
@@ -37,7 +40,7 @@ def temporary_kafka() -> Iterator[Kafka]:
         pytest.skip(f"KAFKA: {jars}")
     folder = Path(tempfile.mkdtemp(prefix="dripline-test-kafka-"))
     try:
-        with Kafka(jars, folder) as kafka:
+        with Kafka(jars, folder, under=under) as kafka:
             yield kafka
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -28,3 +28,10 @@ def test_commands_about_rules_speak_to_the_server_of_the_environment(
     said = CliRunner().invoke(app, ["rules", command, str(SHIPPED), "--data", str(tmp_path)], env=environment)
     assert said.exit_code == 1
     assert nowhere in said.output
+
+
+def test_the_help_of_bench_names_every_bench() -> None:
+    from tests.bench.__main__ import BENCHES
+
+    said = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "200"})
+    assert [name for name in BENCHES if name not in said.output] == []

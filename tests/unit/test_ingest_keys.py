@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from services.ingest.gate import UNREADABLE, Gate, PublicRates, RubbishAllowance, outside_network
+from services.ingest.gate import PublicRates, RubbishAllowance
 from services.ingest.sources import (
     KeyCache,
     KeysUnknown,
@@ -21,6 +21,7 @@ from services.ingest.sources import (
     new_signing_secret,
 )
 from shared.errors import is_transient
+from shared.limits import UNREADABLE, Gate, outside_network
 from shared.wake import Wake
 
 SITE = UUID(int=1)

@@ -47,3 +47,13 @@ def test_a_network_of_ipv6_is_its_64_bits_and_a_mapped_address_is_the_ipv4_one()
     assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::1") == "2001:db8:1:2::/64"
     assert network_of("::ffff:192.0.2.1") == network_of("192.0.2.1") == "192.0.2.1"
     assert network_of(None) == ""
+
+
+def test_what_turned_out_not_to_count_is_given_back_and_never_more_than_a_burst() -> None:
+    limit = RateLimit(rate=1, burst=2, now=Time())
+    assert [limit.take("a"), limit.take("a"), limit.take("a")] == [0, 0, 1]
+    limit.give_back("a")
+    assert [limit.take("a"), limit.take("a")] == [0, 1]
+    limit.give_back("a", 10)
+    limit.give_back("nobody known")
+    assert [limit.take("a") for _ in range(3)] == [0, 0, 1]

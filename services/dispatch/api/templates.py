@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -74,7 +75,7 @@ def _templates(routes: APIRouter, context: Context) -> None:
     @routes.post("/v1/templates", status_code=201, tags=["templates"], summary="Make a template")
     async def create(body: TemplateDocument, principal: Marketing) -> TemplateOut:
         """It must be fit to be sent: unknown variables, a missing way out or broken Liquid are refused with a pointer."""
-        _check(body)
+        await _check(body)
         now = context.clock.now()
         async with context.database.transaction() as tx:
             made = await catalogue.add_template(
@@ -101,7 +102,7 @@ def _templates(routes: APIRouter, context: Context) -> None:
     @routes.put("/v1/templates/{template}", tags=["templates"], summary="A new version, used from now on")
     async def change(template: str, body: TemplateDocument, principal: Marketing) -> TemplateOut:
         """A message that is claimed already keeps the version it was rendered with. The same document makes no version."""
-        _check(body)
+        await _check(body)
         now = context.clock.now()
         async with context.database.transaction() as tx:
             row = await _find(tx, template, lock=True)
@@ -141,7 +142,9 @@ def _preview(routes: APIRouter, context: Context, signer: Signer, shop: Shop) ->
         for root, values in body.variables.items():
             variables[root] = {**variables.get(root, {}), **as_variable(values)}
         made = Template(document.name, 0, document.purpose, document.parts())
-        return [_previewed(made, part, variables, signer, shop) for part in PARTS if made.serves(part)]
+        parts = [part for part in PARTS if made.serves(part)]
+        # In a thread: nobody knows yet how heavy a draft is.
+        return await asyncio.to_thread(lambda: [_previewed(made, part, variables, signer, shop) for part in parts])
 
 
 def _preview_id(name: str) -> UUID:
@@ -159,8 +162,8 @@ def _previewed(made: Template, part: str, variables: dict[str, Any], signer: Sig
     )
 
 
-def _check(body: TemplateDocument) -> None:
-    if faults := body.faults():
+async def _check(body: TemplateDocument) -> None:
+    if faults := await asyncio.to_thread(body.faults):
         raise refused("The template cannot be used", faults)
 
 

@@ -35,6 +35,22 @@ async def see(tx: Tx, events: Sequence[tuple[UUID, bytes, datetime]]) -> dict[UU
     return {row["id"]: row["hash"] for row in known}
 
 
+async def forget_seen(tx: Tx, before: datetime, limit: int) -> int:
+    """Forgets up to `limit` events that were received before that moment; returns how many.
+
+    No index leads there: one more would cost each event something, and the table is read to the end once a day only.
+    """
+    done = await tx.fetch(
+        """
+        DELETE FROM profile.event_seen
+        WHERE id = ANY(ARRAY(SELECT id FROM profile.event_seen WHERE received_at < $1 LIMIT $2)) RETURNING 1
+        """,
+        before,
+        limit,
+    )
+    return len(done)
+
+
 async def read_nodes(tx: Tx, nodes: Iterable[UUID]) -> dict[UUID, KnownNode]:
     """The nodes that exist."""
     rows = await tx.fetch(f"SELECT {_NODE} FROM profile.node WHERE id = ANY($1::uuid[])", list(nodes))

@@ -2,18 +2,16 @@
 // Environment: BARE=1 leaves out the fetch that tries again.
 const { jitsuAnalytics } = require("@jitsu/js");
 
-async function patientFetch(url, request) {
-  for (let wait = 500; ; wait = Math.min(wait * 2, 30000)) {
-    const answer = await fetch(url, request).catch(() => null);
-    if (answer && answer.status !== 429 && answer.status < 500) return answer;
-    const asked = 1000 * Number(answer?.headers.get("retry-after") || 0);
-    await new Promise((resume) => setTimeout(resume, Math.max(wait, asked)));
-  }
+async function patient(url, request, wait = 0.5) {
+  const answer = await fetch(url, request).catch(() => new Response(null, { status: 503 }));
+  if (answer.status !== 429 && answer.status < 500) return answer;
+  await new Promise((go) => setTimeout(go, 1000 * Math.max(wait, Number(answer.headers.get("retry-after")) || 0)));
+  return patient(url, request, Math.min(2 * wait, 30));
 }
 
 async function main() {
   const [url, writeKey, calls] = process.argv.slice(2);
-  const patience = process.env.BARE ? {} : { fetch: patientFetch };
+  const patience = process.env.BARE ? {} : { fetch: patient };
   const analytics = jitsuAnalytics({ host: url, writeKey, ...patience });
 
   for (const { call, event, userId, groupId, anonymousId, name, traits, properties } of JSON.parse(calls)) {

@@ -1,5 +1,5 @@
-// @segment/analytics-next in Chromium: URL, write key, a JSON list of calls, and a JSON object of options.
-// CHROMIUM: the browser's program.
+// A page in Chromium, by default @segment/analytics-next's: URL, write key, a JSON list of calls, and a JSON object of options.
+// CHROMIUM: the browser's program. WEBSITE: another page, which needs to be told nothing.
 const { chromium } = require("playwright-core");
 const { listen, untilClosed } = require("./website_server.cjs");
 
@@ -13,7 +13,7 @@ async function main() {
     page.on("pageerror", (problem) => console.error(problem.message));
     await page.goto(await listen());
     const told = [url, writeKey, JSON.parse(calls), signature, batching];
-    await page.evaluate((given) => window.tell(...given), told);
+    if (!process.env.WEBSITE) await page.evaluate((given) => window.tell(...given), told);
     await untilClosed();
   } finally {
     await browser.close();
