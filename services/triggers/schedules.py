@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from services.triggers.entries.schedule import ScheduleEntry
 from services.triggers.steps.base import Version, World
@@ -32,25 +33,42 @@ async def expand(tx: Tx, book: RuleBook, world: World) -> bool:
     if rules.unreadable(rule, due):
         await schedules.hold_moment(tx, rule)
         return True
-    version = scheduled(rules, rule, due)
-    if version is None:
-        await schedules.move_moment(tx, rule, None)
+    version, expected = scheduled(rules, rule, due), next_moment(rules, rule, due, world.zone)
+    if version is None or expected != due:  # it was paused, or its calendar edited
+        await schedules.move_moment(tx, rule, expected)
         return True
     entry = version.document.enter
     assert isinstance(entry, ScheduleEntry) and entry.condition is not None
-    expected = entry.next_after(due - MICROSECOND, world.zone)
-    if expected != due:  # the calendar was edited
-        await schedules.move_moment(tx, rule, expected)
-        return True
     moment = Moment(
         at=due, entered_at=due, zone=world.zone, topic=version.document.topic, holidays=rules.holidays.at(due)
     )
     count, last = await schedules.put_people(tx, rule, entry.condition, moment, cursor, PAGE)
     if count < PAGE:
-        await schedules.move_moment(tx, rule, entry.next_after(due, world.zone))
+        await schedules.move_moment(tx, rule, next_moment(rules, rule, due + MICROSECOND, world.zone))
     else:
         await schedules.move_moment(tx, rule, due, last)
     return True
+
+
+def next_moment(rules: Rules, rule: UUID, since: datetime, zone: ZoneInfo) -> datetime | None:
+    """The first moment of the rule's calendar at or after `since`, by the version that is in force then; None if none is to
+    come. What was said of the rule after `since` counts already, as the moments it set may have passed unseen: whoever
+    sets one leaves an earlier one that waits. From where nobody here can read the calendar on, that place itself."""
+    changes = rules.changes(rule)
+    for change, following in zip(changes, [*changes[1:], None], strict=True):
+        begin, end = max(change.valid_from, since), following.valid_from if following is not None else None
+        if change.state != "active" or (end is not None and end <= begin):
+            continue
+        if rules.unreadable(rule, begin):
+            return begin
+        version = scheduled(rules, rule, begin)
+        if version is None:
+            continue
+        assert isinstance(version.document.enter, ScheduleEntry)
+        due = version.document.enter.next_after(begin - MICROSECOND, zone)
+        if end is None or due < end:
+            return due
+    return None
 
 
 def scheduled(rules: Rules, rule: UUID, due: datetime) -> Version | None:
@@ -68,13 +86,8 @@ async def release_moments(tx: Tx, rules: Rules, world: World) -> bool:
         if rules.unreadable(rule, reached):
             continue
         released, version = True, scheduled(rules, rule, reached)
-        if version is None:
-            await schedules.move_moment(tx, rule, None)  # who activates it again sets the next one
-            await schedules.note_skipped(tx, rule, due, reached)
-        elif rules.unreadable(rule, due) or due < reached - version.document.max_age:
-            entry = version.document.enter
-            assert isinstance(entry, ScheduleEntry)
-            await schedules.move_moment(tx, rule, entry.next_after(reached, world.zone))
+        if version is None or rules.unreadable(rule, due) or due < reached - version.document.max_age:
+            await schedules.move_moment(tx, rule, next_moment(rules, rule, reached + MICROSECOND, world.zone))
             await schedules.note_skipped(tx, rule, due, reached)
         else:
             await schedules.move_moment(tx, rule, due, row["cursor"])

@@ -161,6 +161,28 @@ async def test_an_edited_calendar_counts_from_its_version_on(shop: Shop) -> None
     assert [intent.decided_at for intent in shop.intents] == [at(days=30, hours=23)]
 
 
+async def test_a_rule_that_was_paused_over_a_moment_the_watermark_has_not_reached_fires_at_the_next(shop: Shop) -> None:
+    await shop.rule(**CHURN)
+    await shop.buys(at(), "o-0")
+    await shop.watermark(at(days=30))  # the moment of that day comes twenty hours later
+    shop.clock.set(at(days=30, hours=19))
+    await shop.editor.set_state("churn", "paused", MARKETER)
+    shop.clock.set(at(days=30, hours=21))
+    await shop.editor.set_state("churn", "active", MARKETER)
+    await shop.watermark(at(days=31, hours=21))
+    assert [intent.decided_at for intent in shop.intents] == [at(days=31, hours=20)]
+
+
+async def test_an_earlier_moment_of_an_edited_calendar_is_not_lost_while_the_old_one_waits(shop: Shop) -> None:
+    await shop.rule(**CHURN)
+    await shop.buys(at(hours=-3), "o-0")
+    await shop.watermark(at(days=29))
+    shop.clock.set(at(days=29, hours=21))  # the moment of that day has come, and the watermark is not there yet
+    await shop.editor.edit("churn", CHURN | {"enter": CHURN["enter"] | {"schedule": "0 11 * * *"}}, MARKETER)
+    await shop.watermark(at(days=30))
+    assert [intent.decided_at for intent in shop.intents] == [at(days=29, hours=22)]
+
+
 async def test_a_condition_that_sql_cannot_decide_is_judged_over_the_facts(shop: Shop) -> None:
     await shop.rule(**CHURN | {"enter": {"schedule": "0 9 * * *", "among": {"cart": {"not_empty": True}}}})
     await shop.adds(at(), "with-cart")
