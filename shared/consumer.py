@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 1000  # records handled in one transaction, at most
 MANY = BATCH // 2  # after as many of one partition there are probably more: they are read while these are handled
-SMALL = 32  # after fewer records than this a consumer lingers, so that the next batch is larger
+SMALL, LINGER = 32, 0.1  # after fewer records than this a consumer lingers, for so many seconds at most
 CONCURRENT = 4  # partitions of one consumer handled at the same time
 WAIT = 1.0  # seconds a fetch waits for records
 
@@ -128,8 +128,9 @@ class Consumer:
                 if not found:
                     continue
                 await self._context.hooks.reach("consumer.fetched")
+                began = time.monotonic()
                 ahead = await self._handle_found(topic, found)
-                await self._linger(sum(map(len, found.values())))
+                await self._linger(sum(map(len, found.values())), time.monotonic() - began)
         finally:
             # What is not published lies in the outbox: whoever reads the partition next goes on with it.
             for key in [key for key in self._publishing if key[0] == topic]:
@@ -207,9 +208,11 @@ class Consumer:
         self.last_poll[topic] = time.monotonic()
         LAST_POLL.labels(self._group, topic).set_to_current_time()
 
-    async def _linger(self, count: int) -> None:
-        if count < SMALL and not self._context.clock.virtual and self._context.settings.linger_ms:
-            await pause(self._context.settings.linger_ms / 1000)
+    async def _linger(self, count: int, took: float) -> None:
+        """For as long as the batch took: on a busy machine the next one is larger, and the cost of a transaction rarer."""
+        least = self._context.settings.linger_ms / 1000
+        if count < SMALL and least and not self._context.clock.virtual:
+            await pause(max(least, min(took, LINGER)))
 
     async def _fetch(self, topic: str, held: Mapping[int, Position], wait: float) -> dict[int, list[Record]]:
         positions = {partition: position.next for partition, position in held.items()}

@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     """Milliseconds between two marks of the watermark: what a marketing decision waits for at least."""
 
     linger_ms: Annotated[int, Field(ge=0, le=1_000)] = 20
-    """Milliseconds that a consumer waits after a small batch, so that the next one is larger."""
+    """Milliseconds that a consumer waits at least after a small batch, so that the next one is larger; on a busy machine it
+    waits as long as the batch took, up to 100 ms. 0: never."""
 
     lease_seconds: Annotated[float, Field(ge=0.5, le=60)] = 3.0
     """Seconds that a lease on a partition lasts without renewal."""
