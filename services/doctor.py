@@ -22,7 +22,7 @@ from shared.bus import reach_bus
 from shared.deployment import read_deployment
 from shared.embedded_postgres import running_url
 from shared.errors import ConfigurationError, is_transient
-from shared.migrations import known_versions, newest_versions
+from shared.migrations import revisions, stands_at
 from shared.postgres_binaries import find_installation
 from shared.postgres_errors import EmbeddedPostgresError
 from shared.settings import Settings
@@ -204,13 +204,10 @@ async def _roles(connection: asyncpg.Connection, _settings: Settings) -> str | N
 async def _migrations(connection: asyncpg.Connection, _settings: Settings) -> str | None:
     behind, later = [], []
     for history in HISTORIES:
-        if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{history.schema}.alembic_version"):
-            behind.append(history.schema)
-            continue
-        there = {row[0] for row in await connection.fetch(f"SELECT version_num FROM {history.schema}.alembic_version")}
-        if there - known_versions(history):
+        known, version = revisions(history), await stands_at(connection, history)
+        if version is not None and version not in known:
             later.append(history.schema)
-        elif there != newest_versions(history):
+        elif version != known[-1]:
             behind.append(history.schema)
     if behind:
         return f"{', '.join(behind)} is not at this program's version; run `dripline migrate`"

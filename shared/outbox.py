@@ -15,9 +15,9 @@ import msgspec
 
 from shared.bus.base import Outgoing
 from shared.db import Tx
-from shared.spine_tables import FREE_SHARDS
 
 HEADER = "outbox"
+FREE_SHARDS = 16  # for what no partition decides: timers and API calls (design §3, Outbox)
 # Before a shard's name among what a position has seen: records above that number tell of what a restore undid.
 UNDONE = "undone:"
 

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 
-# Shards for what no partition decides: timers and API calls (design §3, Outbox).
-FREE_SHARDS = 16
-
 
 @dataclass(frozen=True)
 class SpineTables:

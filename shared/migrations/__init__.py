@@ -10,7 +10,6 @@ it gives up sooner than they do (`shared.db`: 5 s), lets them pass, and comes ag
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,22 +17,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
-from shared.errors import ConfigurationError, sqlstate
 from shared.ids import lock_key
 from shared.log import get_logger
 
 ENVIRONMENT = Path(__file__).parent
 ONE_AT_A_TIME = lock_key("migrate", "all")
-TABLE_IS_TAKEN = frozenset({"55P03", "40P01"})  # a lock did not come in time; whoever waited for each other
 
 log = get_logger(__name__)
 
@@ -73,16 +62,16 @@ async def migrate(url: str, histories: list[History], patience: Patience | None 
         await make_roles(connection, roles)
         for schema in ["platform", "bus", "cdp", *(h.schema for h in histories)]:
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        engine = create_async_engine(
-            "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(url)
-        )
         later: list[str] = []
-        try:
-            for history in histories:
-                if not await _upgrade_in_time(engine, history, patience or Patience(), connection):
-                    later.append(history.schema)
-        finally:
-            await engine.dispose()
+        for history in histories:
+            known, version = revisions(history), await stands_at(connection, history)
+            if version is not None and version not in known:
+                later.append(history.schema)
+            elif version != known[-1]:
+                # Alembic takes a third of a second to import, which nearly no start of the program needs.
+                from shared.migrations.upgrading import upgrade
+
+                await upgrade(url, history, patience or Patience(), connection)
         if later:
             log.warning("migrate.later_version", schemas=later)
         for history in histories:
@@ -131,69 +120,15 @@ async def _grant(connection: asyncpg.Connection, history: History, roles: list[s
     await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA cdp TO {everyone}")
 
 
-async def _upgrade_in_time(engine: AsyncEngine, history: History, patience: Patience, turn: asyncpg.Connection) -> bool:
-    """`_upgrade`, again and again while tables are in use. A try goes on where the one before it stopped; between two of them
-    `turn`, which holds the advisory lock, lets others have it."""
-    for left in reversed(range(patience.tries)):
-        try:
-            async with engine.connect() as connection:
-                return await connection.run_sync(_upgrade, history, patience.lock)
-        except DBAPIError as problem:
-            if problem.orig is None or sqlstate(problem.orig) not in TABLE_IS_TAKEN:
-                raise
-            log.warning("migrate.waits", schema=history.schema, tries_left=left, said=str(problem.orig))
-        if left:
-            await turn.execute("SELECT pg_advisory_unlock($1)", ONE_AT_A_TIME)
-            await asyncio.sleep(patience.pause.total_seconds())
-            await turn.execute("SELECT pg_advisory_lock($1)", ONE_AT_A_TIME)
-    raise ConfigurationError(
-        f"A table of the schema {history.schema} was in use all the time that the migration waited for it, by a backup or a long "
-        "transaction: run `dripline migrate` again when that is over."
-    )
+def revisions(history: History) -> list[str]:
+    """The versions of a history, the newest last: the numbers that its files begin with."""
+    return sorted(file.name.partition("_")[0] for file in history.versions.glob("[0-9]*_*.py"))
 
 
-def _upgrade(connection: Connection, history: History, lock: timedelta) -> bool:
-    """Upgrades to the newest version that this program knows; False if the schema is at one that it does not know."""
-    config = _config(history)
-    config.attributes["connection"] = connection
-    config.attributes["schema"] = history.schema
-    connection.execute(text(f"SET search_path TO {history.schema}"))
-    connection.execute(text(f"SET lock_timeout TO {int(lock.total_seconds() * 1000)}"))
-    stands = MigrationContext.configure(connection, opts={"version_table_schema": history.schema}).get_current_heads()
-    # Inside a transaction of ours Alembic would begin none of its own.
-    connection.commit()
-    script = ScriptDirectory.from_config(config)
-    if not _known(script).issuperset(stands):
-        return False
-    if set(stands) == set(script.get_heads()):
-        return True  # as at nearly every start of the program
-    command.upgrade(config, "head")
-    connection.commit()
-    return True
-
-
-def _config(history: History) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(ENVIRONMENT))
-    config.set_main_option("version_locations", str(history.versions))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def newest_versions(history: History) -> set[str]:
-    """The versions at which the history's schema stands when it is up to date."""
-    return set(ScriptDirectory.from_config(_config(history)).get_heads())
-
-
-def known_versions(history: History) -> set[str]:
-    """All versions of the history; a schema that stands at another one was migrated by a later program."""
-    return _known(ScriptDirectory.from_config(_config(history)))
-
-
-def _known(script: ScriptDirectory) -> set[str]:
-    return {revision.revision for revision in script.walk_revisions()}
-
-
-def migrate_sync(url: str, histories: list[History]) -> list[str]:
-    """The same, for callers without a running loop."""
-    return asyncio.run(migrate(url, histories))
+async def stands_at(connection: asyncpg.Connection, history: History) -> str | None:
+    """The version that the history's schema is at; None before the first."""
+    table = f"{history.schema}.alembic_version"
+    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", table):
+        return None
+    version: str | None = await connection.fetchval(f"SELECT version_num FROM {table}")
+    return version

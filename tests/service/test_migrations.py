@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from services.migrate import HISTORIES, migrate
 from shared.errors import ConfigurationError
-from shared.migrations import History, Patience, newest_versions
+from shared.migrations import History, Patience, revisions
 from shared.migrations import migrate as migrate_by
 from tests.support import catalog, histories
 from tests.support.wait import until
@@ -140,7 +140,7 @@ async def test_a_database_of_the_first_version_keeps_its_rows(empty_database_url
         before = {table: json.loads(rows) for table, rows in (await catalog.contents(connection)).items()}
         assert [table for table, rows in before.items() if len(rows) != 1] == []
         assert await migrate(empty_database_url) == []
-        assert await versions(connection) == {history.schema: newest_versions(history) for history in HISTORIES}
+        assert await versions(connection) == {history.schema: {revisions(history)[-1]} for history in HISTORIES}
         after = {table: json.loads(rows) for table, rows in (await catalog.contents(connection)).items()}
         for table, [row] in before.items():
             [kept] = after[table]
@@ -214,7 +214,7 @@ async def test_a_table_in_use_is_waited_for_without_holding_up_others(empty_data
             assert (logs[0]["event"], logs[0]["schema"]) == ("migrate.waits", "triggers")
         await reading.rollback()
         assert await asyncio.wait_for(migrating, 10) == []
-        assert (await versions(other))["triggers"] == newest_versions(of_triggers(HISTORIES))
+        assert (await versions(other))["triggers"] == {revisions(of_triggers(HISTORIES))[-1]}
     finally:
         await backup.close()
         await other.close()
@@ -270,7 +270,7 @@ async def test_a_database_of_a_later_version_is_left_as_it_is(database_url: str)
         with structlog.testing.capture_logs() as logs:
             assert await migrate(database_url) == ["triggers"]
         assert [(line["log_level"], line["schemas"]) for line in logs] == [("warning", ["triggers"])]
-        newest = {history.schema: newest_versions(history) for history in HISTORIES}
+        newest = {history.schema: {revisions(history)[-1]} for history in HISTORIES}
         assert await versions(connection) == {**newest, "triggers": {"of a later version"}}
     finally:
         await connection.close()

@@ -16,7 +16,7 @@ import services.profile.tables
 import services.triggers.tables
 import shared.tables
 from services.migrate import HISTORIES
-from shared.migrations import History, migrate, newest_versions
+from shared.migrations import History, migrate, revisions
 from tests.support import catalog
 
 FIRST = "0001"
@@ -58,7 +58,7 @@ def _copied(history: History, folder: Path, pattern: str) -> History:
 
 def add_migration(history: History, body: str) -> str:
     """One more file at the end of the history, whose `upgrade()` does `body`. Returns its version."""
-    [newest] = newest_versions(history)
+    newest = revisions(history)[-1]
     version = f"{int(newest) + 1:04}"
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     (history.versions / f"{version}_of_a_later_version.py").write_text(
@@ -76,9 +76,9 @@ def declared(folder: Path) -> list[History]:
         prefixes = ("", "bus_") if history.schema == "platform" else ("",)
         makes = "".join(f"    tables.{prefix}metadata.create_all(op.get_bind())\n" for prefix in prefixes)
         extras = f"tables.{prefixes[-1].upper()}EXTRAS"
-        (versions / "declared.py").write_text(
+        (versions / f"{FIRST}_declared.py").write_text(
             f"from alembic import op\n\nimport {_TABLES[history.schema].__name__} as tables\n\n"
-            'revision = "declared"\ndown_revision = None\n\n\n'
+            f'revision = "{FIRST}"\ndown_revision = None\n\n\n'
             f"def upgrade() -> None:\n{makes}    for statement in {extras}:\n        op.execute(statement)\n"
         )
         found.append(dataclasses.replace(history, versions=versions))

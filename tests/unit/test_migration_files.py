@@ -1,7 +1,14 @@
-"""Reading migrations that are files of SQL."""
+"""The files of migrations: their numbers are their versions, and those that are SQL are read statement by statement."""
 
 from __future__ import annotations
 
+import importlib.util
+from types import ModuleType
+
+import pytest
+
+from services.migrate import HISTORIES
+from shared.migrations import History, revisions
 from shared.migrations.sql import statements
 
 
@@ -34,3 +41,20 @@ def test_a_parameter_is_no_quote() -> None:
 def test_comments_before_a_statement_are_left_out_and_those_in_it_stay() -> None:
     text = "-- it's the first; version\n/* of; all */ SELECT 1 -- one; only\n + 1;\n-- the end;\n"
     assert statements(text) == ["SELECT 1 -- one; only\n + 1"]
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.schema)
+def test_a_history_is_a_chain_in_the_order_of_its_files_numbers(history: History) -> None:
+    """The start of the program compares the numbers, and does not import Alembic for it."""
+    files = sorted(history.versions.glob("*.py"))
+    modules = [loaded(str(file)) for file in files]
+    assert [module.revision for module in modules] == revisions(history)
+    assert [module.down_revision for module in modules] == [None, *revisions(history)[:-1]]
+
+
+def loaded(file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("migration", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
