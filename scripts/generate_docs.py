@@ -13,9 +13,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from services.dispatch.channels import registry  # noqa: E402
+from services.dispatch.api.channels import declared_caps  # noqa: E402
 from services.dispatch.inputs import Cap  # noqa: E402
 from services.dispatch.policy import DEFAULT_CAPS  # noqa: E402
+from shared.channels import KNOWN  # noqa: E402
 from shared.metrics import LABELS, catalogue  # noqa: E402
 from shared.settings import Settings  # noqa: E402
 
@@ -88,8 +89,9 @@ def channels_table() -> str:
         "| channel | unit cost | reach | act | lost | quiet hours | caps for a person |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, row in sorted(registry.defaults(registry.find()).items()):
-        caps = ", ".join(_most(cap) for cap in row.caps) or "–"
+    caps_of = declared_caps(KNOWN)
+    for name, row in sorted(KNOWN.items()):
+        caps = ", ".join(_most(cap) for cap in caps_of[name]) or "–"
         quiet = "`QUIET_HOURS`" if row.quiet else "none"
         rows.append(f"| {name} | {row.unit_cost} | {row.reach} | {row.act} | {row.lost} | {quiet} | {caps} |")
     return "\n".join(rows)

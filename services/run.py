@@ -29,7 +29,7 @@ from services.headers import SecurityHeaders
 from services.migrate import migrate
 from services.notifying import Notifier
 from services.watchdog import Watchdog
-from shared import errors, openapi
+from shared import channels, errors, openapi
 from shared.bus import open_bus_or_explain
 from shared.bus.leases import Leases
 from shared.clock import Clock, SystemClock, pause
@@ -108,6 +108,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 async def _assemble(settings: Settings, database_url: str, clock: Clock, stack: AsyncExitStack) -> Server:
+    channels.declare(settings.channels_path)
     await migrate(database_url)
     member = f"{socket.gethostname()[:20]}.{os.getpid()}.{os.urandom(3).hex()}"
     platform = await Database.open(database_url, member=member, size=6)

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from shared.channels import FEEDBACK_NAMES
 from shared.facts.model import Facts
 from shared.identifiers import Identifier
 from shared.ids import derived_id, event_id
@@ -32,12 +33,13 @@ REMEMBERED = timedelta(days=396)
 # The source under which the product itself publishes; its trust is `internal`.
 INTERNAL_SOURCE = derived_id("source", "dripline")
 
-# Names that only the product itself may publish; a public source that sends one is refused.
-OWN_NAMES = frozenset(
-    f"{channel} {what}"
-    for channel in ("Email", "SMS", "Push", "Messenger", "Call")
-    for what in ("Sent", "Delivered", "Opened", "Clicked", "Bounced", "Complained", "Failed", "Replied", "Done")
-) | {"Subscription Confirmed", "Consent Granted", "Unsubscribed", "Contact Purged", "Traits Set", "Link Clicked"}
+# Names that only the product itself may publish, by their lower case, besides those of the channels' feedback.
+_OWN_NAMES = {
+    name.casefold(): name
+    for name in (
+        "Subscription Confirmed", "Consent Granted", "Unsubscribed", "Contact Purged", "Traits Set", "Link Clicked",
+    )
+}  # fmt: skip
 
 # Names of the e-commerce spec v1, and what they are called in v2.
 V1_NAMES = {
@@ -67,6 +69,12 @@ CALL_NAMES = {
     "group": "Group",
     "alias": "Alias",
 }
+
+
+def own_name(name: str) -> str | None:
+    """The name of the product's own that this is, however it is written; a public source that sends one is refused."""
+    folded = name.casefold()
+    return _OWN_NAMES.get(folded) or FEEDBACK_NAMES.get(folded)
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -40,8 +40,6 @@ DEGREE_LIMIT: dict[str, int] = {
     "anonymous_id": 10,
     "claimed": 10,
 }
-# Which kind of node is the address of a channel.
-ADDRESS_KIND = {"email": "email", "sms": "phone", "call": "phone", "push": "device_token", "messenger": "external_id"}
 
 MAX_VALUE = 320  # characters; the longest legal e-mail address, and short enough for an index
 # A browser's subscription is its keys and an address that the push service made as long as it liked.

@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     """Sender's address of e-mails. Default: `shop@` and the host of `public_url`."""
 
     channels_path: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders with channel adapters of your own, one a file, separated by commas (docs/ADDING.md)."""
+    """Folders with channels and adapters of your own, separated by commas; the same for all services (docs/ADDING.md)."""
 
     quiet_hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] = "21:00-09:00"
     """Local time of day in which SMS, push, messengers and calls wait. E-mail has none unless its channel sets them."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from services.dispatch.reasons import Reason
+from services.dispatch.reasons import Reason, money
 
 ZERO, ONE = Decimal(0), Decimal(1)
 # What a prior is worth in observations.
@@ -153,12 +153,10 @@ def _worthiest(rows: list[Alternative], open_rows: list[Alternative], stakes: St
     )
     if not worth:
         best = max(open_rows, key=lambda row: row.net or ZERO)
-        text = f"the best channel, {best.channel}, would bring {_money(best.net)}: not worth a message"
+        text = f"the best channel, {best.channel}, would bring {money(best.net or ZERO)}: not worth a message"
         return Choice(alternatives=rows, reason=Reason("not-worth-it", text))
     if stakes.rival is not None and stakes.rival > (worth[0].net or ZERO):
-        text = (
-            f"{stakes.rival_name or 'another message'} is worth {_money(stakes.rival)}, this one {_money(worth[0].net)}"
-        )
+        text = f"{stakes.rival_name or 'another message'} is worth {money(stakes.rival)}, this one {money(worth[0].net or ZERO)}"
         return Choice(alternatives=rows, reason=Reason("outbid", text))
     best_probability = ONE - stakes.explore * len(worth) / (len(worth) + 1)
     if draw >= stakes.explore:
@@ -192,7 +190,3 @@ def _nothing_open(rows: list[Alternative]) -> Reason:
         if reason.code == first.code:
             by_text.setdefault(reason.text, []).append(channel)
     return Reason(first.code, "; ".join(f"{', '.join(channels)}: {text}" for text, channels in by_text.items()))
-
-
-def _money(amount: Decimal | None) -> str:
-    return f"{amount or ZERO:.2f}"

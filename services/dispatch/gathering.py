@@ -13,7 +13,6 @@ import msgspec
 import phonenumbers
 
 from services.dispatch import guard as guards
-from services.dispatch.channels import registry
 from services.dispatch.channels.base import Adapter
 from services.dispatch.channels.registry import side_by_side, taking
 from services.dispatch.choice import Figures
@@ -43,6 +42,7 @@ from services.dispatch.store.claims import Due
 from services.dispatch.templates import Template
 from services.dispatch.view import Offer
 from services.dispatch.worth import ASSUMED_ORDER, worth
+from shared.channels import KNOWN
 from shared.conditions import Moment
 from shared.db import Tx
 from shared.facts.model import Facts
@@ -220,9 +220,8 @@ def _channel(
 ) -> Channel:
     quiet = row.quiet
     if quiet is None:
-        # Of the channel, not of the adapter: only one adapter of a channel declares them.
-        defaults = registry.defaults(world.adapters).get(row.name)
-        quiet = world.settings.quiet_hours if defaults is None or defaults.quiet else ""
+        declared = KNOWN.get(row.name)
+        quiet = world.settings.quiet_hours if declared is None or declared.quiet else ""
     return Channel(
         name=row.name,
         adapter=adapters[0].name,

@@ -13,6 +13,8 @@ from urllib.parse import urlencode
 
 import asyncpg
 
+from services.dispatch.reasons import money
+
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1f2933;--soft:#616e7c;--paper:#fff;--back:#f2f4f3;--green:#0b6e4f;--line:#dfe4e2;
 --amber:#9a5b00;--red:#a1283b}
@@ -201,10 +203,10 @@ def _reasons(alternatives: Sequence[asyncpg.Record], row: asyncpg.Record) -> str
 
 def _alternative(one: asyncpg.Record, *, chosen: bool) -> str:
     effect = f"{one['effect']:.4f}" if one["effect"] is not None else "–"
-    money = "".join(f"<td>{_money(one[name])}</td>" for name in ("value", "cost", "erosion", "net"))
+    amounts = "".join(f"<td>{_amount(one[name])}</td>" for name in ("value", "cost", "erosion", "net"))
     why = "chosen" if chosen and not one["reason"] else one["reason"] or ""
     mark = ' class="chosen"' if chosen else ""
-    return f"<tr{mark}><td>{escape(one['channel'])}</td><td>{effect}</td>{money}<td>{escape(why)}</td></tr>"
+    return f"<tr{mark}><td>{escape(one['channel'])}</td><td>{effect}</td>{amounts}<td>{escape(why)}</td></tr>"
 
 
 def _link(name: str, url: str, to: str | None) -> str:
@@ -217,8 +219,8 @@ def _hit(hit: asyncpg.Record) -> str:
     return f"<dt>{_time(hit['at'])}</dt><dd>{escape(hit['kind'])}{number}{' (no person)' if hit['bot'] else ''}</dd>"
 
 
-def _money(amount: Decimal | None) -> str:
-    return "–" if amount is None else f"{amount:,.2f}"
+def _amount(amount: Decimal | None) -> str:
+    return "–" if amount is None else money(amount)
 
 
 def _time(at: datetime) -> str:

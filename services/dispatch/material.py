@@ -15,10 +15,10 @@ from services.dispatch.store import looking
 from services.dispatch.store.claims import Due
 from services.dispatch.templates import Template
 from shared.cdp import EventsQuestion, FactsQuestion, events_of, facts, purged_at
+from shared.channels import ADDRESS_KIND
 from shared.db import Tx
 from shared.facts.model import EventFact, Facts
 from shared.holidays import Holidays, read_holidays
-from shared.identifiers import ADDRESS_KIND
 from shared.ids import RandomBits, node_id
 from shared.settings import Settings
 

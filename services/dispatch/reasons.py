@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 
 # What a code means; `/v1/messages` filters by them and the metrics count them.
@@ -50,3 +52,10 @@ class Reason(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.code not in CODES:
             raise ValueError(f"there is no reason {self.code!r}")
+
+
+def money(amount: Decimal) -> str:
+    """The amount, in the shop's currency, to the hundredth; one that is less, and is not zero, with its first two digits:
+    nobody understands why "-0.00" was not worth a message."""
+    hidden = amount and not round(amount, 2)
+    return f"{amount:,.{1 - amount.adjusted() if hidden else 2}f}"

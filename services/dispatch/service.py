@@ -12,6 +12,7 @@ from services.dispatch.adapter_settings import SettingsReader
 from services.dispatch.answers import Answers
 from services.dispatch.api import routers
 from services.dispatch.api.adapters import Desk
+from services.dispatch.api.channels import declared_caps
 from services.dispatch.attending import Attendance
 from services.dispatch.channels import registry
 from services.dispatch.channels.base import Adapter, Report, World
@@ -32,6 +33,7 @@ from services.dispatch.subscriptions import Subscriptions
 from services.dispatch.trying import Trials
 from services.dispatch.view import Shop
 from services.dispatch.worth import ASSUMED_ORDER
+from shared.channels import KNOWN
 from shared.clock import pause
 from shared.consumer import Consumer
 from shared.events import MESSAGES
@@ -58,10 +60,9 @@ class Dispatch:
         self.adapters: dict[str, Adapter] = {
             name: kind(world) for name, kind in kinds.items() if kind.usable(context.settings)
         }
-        self.defaults = registry.defaults(kinds)
-        self.prefixes = {channel: defaults.event for channel, defaults in self.defaults.items()}
+        self.prefixes = {name: one.event for name, one in KNOWN.items()}
         self.kinds = {adapter.channel: adapter.address_kind for adapter in kinds.values()}
-        consents = registry.consents(kinds)
+        consents = registry.consents()
         self.signer = Signer(context.secret, context.settings.origin)
         self.shop = shop_of(context.settings)
         self.limits = PublicLimits(context.settings)
@@ -89,7 +90,7 @@ class Dispatch:
         """Rows for channels and policy that are not there yet."""
         now = self.context.clock.now()
         async with self.context.database.transaction() as tx:
-            await catalogue.ensure_channels(tx, self.defaults, now)
+            await catalogue.ensure_channels(tx, KNOWN, declared_caps(KNOWN), now)
             await catalogue.ensure_policy(tx, DEFAULT_CAPS, ASSUMED_ORDER)
 
     def loops(self) -> dict[str, Loop]:

@@ -17,8 +17,9 @@ from uuid import UUID
 import msgspec
 
 from services.ingest.refusal import Refusal
+from shared.channels import ADDRESS_KIND
 from shared.events import Trust
-from shared.identifiers import ADDRESS_KIND, STRENGTH, BadIdentifier, Identifier, identifier
+from shared.identifiers import STRENGTH, BadIdentifier, Identifier, identifier
 from shared.ids import node_id
 
 # Their properties name the person something is shared with, not the person who shares.

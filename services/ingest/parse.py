@@ -28,7 +28,7 @@ from services.ingest.public_limits import limited
 from services.ingest.reading import TYPES, Envelope, Item
 from services.ingest.refusal import Refusal, Refused, pointer_to
 from services.ingest.times import occurred_at, read_time, refuse_too_old
-from shared.events import CALL_NAMES, OWN_NAMES, V1_NAMES, Event, Trust, body_hash
+from shared.events import CALL_NAMES, V1_NAMES, Event, Trust, body_hash, own_name
 from shared.ids import RandomBits, derived_id, event_id, uuid7
 
 KIB = 1024
@@ -39,7 +39,6 @@ MAX_KEY = 200  # three of them make a receipt's key, and PostgreSQL takes no ind
 
 # A secret source may say these two of the product's own names: consent that was given elsewhere, and taken back.
 _SAID_BY_SECRET = frozenset({"Consent Granted", "Unsubscribed"})
-_OWN_FOLDED = {name.casefold(): name for name in OWN_NAMES}
 _KEYS_OF_THINGS = ("order_id", "store_id", "terminal_id", "receipt_id", "product_id", "cart_id", "checkout_id")
 
 
@@ -158,7 +157,7 @@ def _name(call: dict[str, Any], kind: str, source: Source) -> str:
         raise Refusal("name", f"the name has {len(name)} characters, at most {MAX_NAME} are allowed", "/event")
     if not name.isprintable():
         raise Refusal("name", "the name contains control characters", "/event")
-    if own := _OWN_FOLDED.get(name.casefold()):
+    if own := own_name(name):
         if source.kind == "secret" and own in _SAID_BY_SECRET:
             return own
         who = "only a secret source may send it" if own in _SAID_BY_SECRET else "only Dripline itself publishes it"

@@ -15,7 +15,7 @@ from typing import Any
 
 from services.ingest.refusal import Refusal
 from services.ingest.times import read_time
-from shared.identifiers import ADDRESS_KIND
+from shared.channels import ADDRESS_KIND, KNOWN
 
 PROOF = ("form", "text_version", "page")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -44,6 +44,8 @@ def check(name: str, properties: dict[str, Any], received_at: datetime) -> None:
 def _check_channel(channel: Any) -> None:
     if type(channel) is not str or not _CHANNEL.fullmatch(channel):
         raise _wrong("channel", f"is needed: one of {', '.join(ADDRESS_KIND)}")
+    if (one := KNOWN.get(channel)) and one.consents:
+        raise _wrong("channel", f"people consent to {channel!r} by {one.consents!r}: name that")
     if channel not in ADDRESS_KIND and (near := difflib.get_close_matches(channel, ADDRESS_KIND, 1, 0.7)):
         raise _wrong("channel", f"{channel!r} is no channel; did you mean {near[0]!r}?")
 

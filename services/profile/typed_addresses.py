@@ -12,7 +12,8 @@ from typing import Any
 from uuid import UUID
 
 from services.profile.people import KnownNode
-from shared.identifiers import ADDRESS_KIND, BadIdentifier, normalise
+from shared.channels import ADDRESS_KIND
+from shared.identifiers import BadIdentifier, normalise
 
 LONGEST = 1024  # characters; nothing longer is an address
 FIELD = "address"  # where events about consent have it

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from shared.channels import ADDRESS_KIND
 from shared.events import Addressed
 from shared.facts.model import EventFact, Facts
-from shared.identifiers import ADDRESS_KIND, BadIdentifier, normalise
+from shared.identifiers import BadIdentifier, normalise
 from shared.ids import derived_id
 
 ASKING = frozenset({"Subscription Requested", "Subscription Confirmed"})

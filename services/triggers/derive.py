@@ -21,6 +21,7 @@ from services.triggers.steps.base import Happened, Version, World
 from services.triggers.store import decisions as store
 from services.triggers.store.rules import RuleBook
 from services.triggers.versions import Rules
+from shared import channels
 from shared.conditions import Needs
 from shared.db import Database, Tx
 from shared.facts.model import EventFact, Facts
@@ -54,6 +55,7 @@ async def derive_again(
     """Derives the decisions with T in [since, until) again, and looks for entries that had to be and are not; `settings`: the
     deployment's, by default read from the environment (its zone and country decide)."""
     chosen = settings or load()
+    channels.declare(chosen.channels_path)
     world = World(zone=ZoneInfo(chosen.shop_timezone), country=chosen.shop_country)
     found = await derive(database, world, since, until)
     found.omitted = await omitted(database, world, since, until)

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from pydantic_core import PydanticCustomError
+
+from shared.channels import ADDRESS_KIND, KNOWN
 from shared.conditions.errors import unknown
 from shared.conditions.fields import refusal
 from shared.facts.model import Consent, Facts
-from shared.identifiers import ADDRESS_KIND
 
 STATES = ("requested", "granted", "confirmed", "withdrawn", "complained")
 ALL_TOPICS = "*"
-# How feedback events call the channels; others are called by their own name, capitalised.
-EVENT_WORDS = {"email": "Email", "sms": "SMS", "push": "Push", "messenger": "Messenger", "call": "Call"}
 
 
-def known_channel(channel: str, *, key: bool = False) -> str:
-    """The channel, if there is an address for it; for validation. `key`: it is the key of the field at fault."""
+def consent_channel(channel: str, *, key: bool = False) -> str:
+    """The channel, if people can consent to it; for validation. `key`: it is the key of the field at fault."""
+    if (one := KNOWN.get(channel)) and one.consents:
+        raise _refused(f"people consent to {channel} and {one.consents} at once: ask for {one.consents}", channel, key)
     if channel not in ADDRESS_KIND:
-        raise refusal(unknown("channel", str(channel), ADDRESS_KIND), **({"field": str(channel)} if key else {}))
+        raise _refused(unknown("channel", str(channel), ADDRESS_KIND), channel, key)
     return channel
 
 
+def known_channel(channel: str, *, key: bool = False) -> str:
+    """The channel, if there is one of that name; for validation. `key`: it is the key of the field at fault."""
+    if channel not in KNOWN:
+        raise _refused(unknown("channel", str(channel), KNOWN), channel, key)
+    return channel
+
+
+def _refused(message: str, channel: str, key: bool) -> PydanticCustomError:
+    return refusal(message, **({"field": str(channel)} if key else {}))
+
+
 def event_word(channel: str) -> str:
-    """The first word of the channel's feedback events: `Email` in `Email Opened`."""
-    return EVENT_WORDS.get(channel, channel.capitalize())
+    """The first word of the channel's feedback events: `Email` in `Email Opened`. A channel that is no longer declared goes
+    by its own name."""
+    one = KNOWN.get(channel)
+    return one.event if one else channel.capitalize()
 
 
 def standing(facts: Facts, channel: str, topic: str) -> list[Consent]:

@@ -13,13 +13,13 @@ from uuid import UUID
 
 import msgspec
 
+from shared.channels import ADDRESS_KIND, COMPLAINTS
 from shared.errors import Permanent
 from shared.events import TRUST_RANK, Event
 from shared.facts.cart import LIFETIME, ONE, ZERO
 from shared.facts.consent import ALL
 from shared.facts.numbers import decimal_of
 from shared.facts.rows import MONEY, CartLine, CartOp, ConsentRow, OrderReport, RefundRow, ReportLine, TraitRow
-from shared.identifiers import ADDRESS_KIND
 
 REPORTS = {
     "Order Completed": "completed",
@@ -36,11 +36,9 @@ CONSENTS = {
     "Consent Granted": ("granted", TRUST_RANK["secret"], [DEFAULT_TOPIC]),
     "Subscription Confirmed": ("confirmed", TRUST_RANK["internal"], [DEFAULT_TOPIC]),
     "Unsubscribed": ("withdrawn", TRUST_RANK["secret"], [ALL]),
-    **{
-        f"{name} Complained": ("complained", TRUST_RANK["internal"], [ALL])
-        for name in ("Email", "SMS", "Push", "Messenger", "Call")
-    },
 }
+# What the complaints of all channels (COMPLAINTS) say.
+COMPLAINED = ("complained", TRUST_RANK["internal"], [ALL])
 CONFIRMED = "Subscription Confirmed"
 PURGED = "Contact Purged"
 # What is kept of a product with the cart and with order lines.
@@ -75,7 +73,8 @@ def extract(event: Event, learned_at: datetime, currency: str) -> Extracted:
 
     :raises Permanent: naming the field that can never be stored
     """
-    if event.name not in SPEAKING and not event.traits:
+    complaint = event.name in COMPLAINTS
+    if not complaint and event.name not in SPEAKING and not event.traits:
         return NOTHING
     found = Extracted(traits=_traits(event) if event.traits else [])
     if event.name in CART:
@@ -87,7 +86,7 @@ def extract(event: Event, learned_at: datetime, currency: str) -> Extracted:
     elif event.name == REFUND:
         _money_is_ours(event, currency)
         found.refund = _refund(event, learned_at)
-    elif event.name in CONSENTS:
+    elif complaint or event.name in CONSENTS:
         found.address, found.consents = _consents(event)
     return found
 
@@ -269,16 +268,17 @@ def kept_of(product: dict[str, Any]) -> dict[str, Any]:
 # ── consent ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _consents(event: Event) -> tuple[UUID | None, list[ConsentRow]]:
     """The address's node, and a row a topic; nothing from a source that may not say so."""
-    state, least, topics = CONSENTS[event.name]
+    complained_of = COMPLAINTS.get(event.name)
+    state, least, topics = CONSENTS[event.name] if complained_of is None else COMPLAINED
     trust, properties = TRUST_RANK[event.trust], event.properties
     channel = properties.get("channel")
-    if channel is None and event.name.endswith(" Complained"):
-        channel = event.name.removesuffix(" Complained").lower()
+    if channel is None:
+        channel = complained_of
     if trust < least or not isinstance(channel, str):
         return None, []
     node = address_node_of(event)
     stated = properties.get("topics")
-    if isinstance(stated, list) and stated and not event.name.endswith(" Complained"):
+    if isinstance(stated, list) and stated and complained_of is None:
         topics = [str(topic).strip() for topic in stated]
         if any(len(topic) > LONGEST_KEY for topic in topics):
             raise Permanent(f"a topic has more than {LONGEST_KEY} characters", "/properties/topics")

@@ -15,13 +15,11 @@ from zoneinfo import available_timezones
 
 import msgspec
 
+from shared.channels import ADDRESSES
 from shared.facts.cart import CartFold, CartState
 from shared.facts.model import Address, Consent, Facts, Order, Refund
 from shared.facts.orders import order_of, refund_order_of
 from shared.facts.rows import TraitRow
-from shared.identifiers import ADDRESS_KIND
-
-ADDRESS_KINDS = frozenset(ADDRESS_KIND.values())
 
 
 class TraitValue(msgspec.Struct, array_like=True):
@@ -81,7 +79,7 @@ def plain(traits: Traits) -> dict[str, Any]:
 
 def address_of(row: NodeRow, at: datetime | None = None) -> Address | None:
     """The node as an address with its status at `at` (None: now), if it is of a kind that can be written to."""
-    if row.kind not in ADDRESS_KINDS:
+    if row.kind not in ADDRESSES:
         return None
     if row.confirmed_at is not None and (at is None or row.confirmed_at <= at):
         status = "confirmed"

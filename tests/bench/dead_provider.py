@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from tests.bench.latency import post_waiting, spread, until_handled
+from tests.bench.machine import stolen
 from tests.bench.servers import Running, dripline
 from tests.support.sms_gateway_peer import LOGINS, PASSWORD, SmsGatewayPeer
 from tests.support.smtp_peer import SmtpPeer
@@ -151,9 +152,10 @@ def _one(state: str) -> dict[str, Any]:
             providers.die()
         settings = {"SMTP_URL": smtp.url, "OUTSIDE_ALLOW": "127.0.0.0/8"}
         server = stack.enter_context(dripline(Path(folder), settings))
+        others = stolen()
         seconds = asyncio.run(_round(server, providers, rates))
         calls = {"sms": len(gateway.messages()), "pushes": len(push.pushes()) + len(push.entries("turned away"))}
-    return {"letters": len(seconds), **spread(seconds), "calls": calls}
+    return {"letters": len(seconds), **spread(seconds), "calls": calls, **others()}
 
 
 def measure() -> Iterator[dict[str, Any]]:

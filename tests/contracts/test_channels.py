@@ -20,11 +20,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.dispatch.channels.base import Adapter, Call, Exchange, Forged, StartBy, TooLate, Unreadable, World
-from services.dispatch.channels.registry import defaults, find, serving
+from services.dispatch.channels.registry import find, serving
 from services.dispatch.rendered import Rendered
 from services.dispatch.templates import PARTS
+from shared.channels import KNOWN
 from shared.errors import ConfigurationError
-from shared.identifiers import ADDRESS_KIND, KINDS
+from shared.identifiers import KINDS
 from shared.settings import load
 from tests.support.smtp_peer import SmtpPeer
 
@@ -189,9 +190,7 @@ class TestEveryAdapter:
 
 class TestTheRegistry:
     def test_every_channel_has_one_row_and_an_inbox(self) -> None:
-        channels = defaults(find())
-        assert set(channels) == set(ADDRESS_KIND)
-        for channel in channels:
+        for channel in KNOWN:
             found = serving(find(), channel, None, load())
             assert found is not None and not found.leaves_machine
 
@@ -217,22 +216,38 @@ class TestTheRegistry:
             find([tmp_path])
 
     @pytest.mark.parametrize(
-        ("mine", "expected"),
+        ("file", "old", "new", "expected"),
         [
-            ({'consent="sms",': ""}, "consents under 'pager', which nobody can give"),
-            ({'consent="sms"': 'consent="pigeon"'}, "let its defaults say consent= one of email, sms"),
-            ({'address_kind = "phone"': 'address_kind = "email"'}, "both must be of one kind"),
+            ("pager.yaml", None, None, "serves the channel pager, which no file declares: put pager.yaml beside it"),
+            ("pager.py", None, None, "No adapter serves the channel pager"),
+            ("pager.py", 'address_kind = "phone"', 'address_kind = "email"', "both must be of one kind"),
+            ("pager.yaml", "event: Pager", "event: Pager\nconsents: pigeon", "nobody can consent to 'pigeon'"),
+            ("pager.yaml", "event: Pager", "event: Pager\nconsents: email", "are given for a email"),
+            ("pager.yaml", "event: Pager", "event: sms", "event"),
+            ("pager.yaml", "event: Pager", "event: Sms", "events of sms begin with 'SMS' already"),
+            ("pager.yaml", "address: phone", "address: pigeon-hole", "address is one of user_id"),
+            ("pager.yaml", 'reach: "0.99"', "reach: 99", "reach is a share between 0 and 1"),
+            ("pager.yaml", "quiet: false", "loud: true", "unknown field `loud`"),
+            ("pager.yaml", "quiet: false", "quiet: [", "cannot be read"),
         ],
     )
-    def test_a_channel_that_could_never_have_a_consent_is_refused(
-        self, tmp_path: Path, mine: dict[str, str], expected: str
+    def test_a_channel_that_nobody_could_use_is_refused(
+        self, tmp_path: Path, file: str, old: str | None, new: str | None, expected: str
     ) -> None:
-        source = (PLUGINS / "pager.py").read_text()
-        for old, new in mine.items():
-            assert old in source
-            source = source.replace(old, new)
-        (tmp_path / f"pager_{len(source)}.py").write_text(source)
-        with pytest.raises(ConfigurationError, match=expected):
+        for name in ("pager.py", "pager.yaml"):
+            text = (PLUGINS / name).read_text()
+            if name == file and old is None:
+                continue
+            if name == file:
+                assert old is not None and new is not None and old in text
+                text = text.replace(old, new)
+            (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigurationError, match=re.escape(expected)):
+            find([tmp_path])
+
+    def test_a_channel_that_is_declared_twice_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "sms.yaml").write_text((PLUGINS / "pager.yaml").read_text())
+        with pytest.raises(ConfigurationError, match="declares the channel sms, which there is already"):
             find([tmp_path])
 
     def test_a_folder_that_is_not_there_is_said(self, tmp_path: Path) -> None:

@@ -294,8 +294,8 @@ class TestTestMessages:
     ) -> None:
         await tell(api, carrier)
         carrier.behave(mode="accept-then-hang")
-        monkeypatch.setattr("services.dispatch.trying.START_SECONDS", 0.2)
-        monkeypatch.setattr(stage.dispatch.adapter_types["carrier"], "timeout", timedelta(seconds=0.3))
+        monkeypatch.setattr("services.dispatch.trying.START_SECONDS", 1.0)
+        monkeypatch.setattr(stage.dispatch.adapter_types["carrier"], "timeout", timedelta(seconds=1))
         answer = await api.post("/v1/channels/sms/test", json={"address": "+79161234567"})
         assert answer.json()["outcome"] == "unknown"
         assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.charge") == 1

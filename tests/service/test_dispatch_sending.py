@@ -368,12 +368,23 @@ async def _with_pager(url: str, folder: Path) -> AsyncIterator[Stage]:
 
 async def test_a_channel_that_only_the_tests_know_is_chosen(database_url: str, tmp_path: Path) -> None:
     async with _with_pager(database_url, tmp_path) as stage:
-        ivan = await buyer(stage, "ivan", "email", "sms")
+        ivan = await buyer(stage, "ivan", "email", "sms", "pager")
         [message] = await stage.deliver(stage.intent(ivan))
         assert (message["state"], message["channel"], message["adapter"]) == ("sent", "pager", "pager")
         assert (stage.inbox / "pager" / f"{message['id']}.json").exists()
         assert len(await stage.events("Pager Sent")) == 1
         assert isinstance(stage.dispatch, Dispatch)
+
+
+async def test_a_channel_of_ones_own_is_agreed_to_by_its_own_name(database_url: str, tmp_path: Path) -> None:
+    async with _with_pager(database_url, tmp_path) as stage:
+        # Who agreed to SMS has not agreed to pagers, though one phone number serves both.
+        [message] = await stage.deliver(stage.intent(await buyer(stage, "olga", "email", "sms")))
+        assert message["channel"] != "pager"
+        rows = await stage.owner.fetch(
+            "SELECT reason_code FROM dispatch.alternative WHERE message = $1 AND channel = 'pager'", message["id"]
+        )
+        assert [row["reason_code"] for row in rows] == ["no-consent"]
 
 
 async def test_email_has_no_quiet_hours_whoever_serves_it(stage: Stage) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from shared import channels
 from shared.bus import open_bus
 from shared.bus.leases import Leases
 from shared.clock import Clock, SystemClock
@@ -32,6 +33,7 @@ async def context_for(
     clock = clock or SystemClock()
     member = f"test-{uuid7(SystemClock().now())}"
     chosen: Settings = load(**{"partitions": 4, "linger_ms": 0, "erasure_journal": "off", **settings})
+    channels.declare(chosen.channels_path)
     wake = Wake()
     database = await Database.open(database_url, member=member, role=role, size=10)
     async with database.connection() as connection:

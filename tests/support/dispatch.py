@@ -110,9 +110,9 @@ class Stage:
         user, mail = self.id("user_id", name), self.id("email", f"{name}@example.com")
         ids = [user, mail]
         addresses = {"email": mail.value}
-        if {"sms", "call"} & set(channels):
+        if {"sms", "call", "pager"} & set(channels):
             ids.append(self.id("phone", f"+7916{abs(hash(name)) % 10**7:07d}"))
-            addresses |= {"sms": ids[-1].value, "call": ids[-1].value}
+            addresses |= dict.fromkeys(("sms", "call", "pager"), ids[-1].value)
         events = [self.event("Identify", *ids, type="identify", traits=traits or {"first_name": name.capitalize()})]
         for channel in channels:
             events.append(self.granted(user, channel, addresses[channel], *ids))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dispatch.choice import Choice, Figures, Learned, Option, Stakes, choose, posterior, weigh
-from services.dispatch.reasons import Reason
+from services.dispatch.reasons import Reason, money
 
 CATALOGUE = {
     "email": (Figures(D("0.35"), D("0.06"), D("0.02")), D("0.01")),
@@ -75,6 +75,21 @@ def test_nothing_is_sent_when_no_channel_brings_anything_and_the_reason_says_so(
     assert choice.channel is None
     assert choice.reason is not None and choice.reason.code == "not-worth-it"
     assert {row.channel for row in choice.alternatives} == {"email", "sms"}
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        ("0", "0.00"),
+        ("-0.0032", "-0.0032"),
+        ("0.00418", "0.0042"),
+        ("-0.000061", "-0.000061"),
+        ("-0.3", "-0.30"),
+        ("450", "450.00"),
+    ],
+)
+def test_an_amount_that_two_digits_would_hide_is_told_with_more(amount: str, text: str) -> None:
+    assert money(D(amount)) == text
 
 
 def test_people_who_would_buy_anyway_are_left_in_peace() -> None:

@@ -15,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.dispatch.api.common import Marketing, Read, amount, not_found, plain, share
 from services.dispatch.channels.base import Adapter
 from services.dispatch.channels.registry import ready, serving
+from services.dispatch.inputs import Cap
 from services.dispatch.policy import LONGEST_WINDOW, REQUESTS_WINDOW
 from services.dispatch.store import catalogue
 from shared.auth import log_change
+from shared.channels import Channel
 from shared.durations import parse_duration
-from shared.errors import Problem, field_error
+from shared.errors import ConfigurationError, Problem, field_error
 from shared.service import Context
 from shared.settings import Settings
 
@@ -61,6 +63,23 @@ class CapDocument(_Body):
                 'per must be "1h", purpose "confirmation", channel null'
             )
         return self
+
+
+def declared_caps(channels: Mapping[str, Channel]) -> dict[str, list[Cap]]:
+    """The caps that the files of the channels declare, by channel.
+
+    :raises ConfigurationError: naming the channel and the field
+    """
+    return {name: [_declared_cap(name, cap) for cap in one.caps] for name, one in channels.items()}
+
+
+def _declared_cap(channel: str, document: dict[str, Any]) -> Cap:
+    try:
+        return Cap(**CapDocument.model_validate(document | {"channel": channel}).model_dump())
+    except pydantic.ValidationError as problem:
+        wrong = problem.errors()[0]
+        field = "/".join(map(str, ("caps", *wrong["loc"])))
+        raise ConfigurationError(f"The file of the channel {channel} is wrong at {field}: {wrong['msg']}.") from None
 
 
 class BudgetDocument(_Body):

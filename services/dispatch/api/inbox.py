@@ -17,12 +17,13 @@ from starlette.responses import HTMLResponse, Response
 
 from services.dispatch.api.common import cursor_of, read_cursor
 from services.dispatch.channels.base import Adapter
-from services.dispatch.channels.registry import defaults, side_by_side
+from services.dispatch.channels.registry import side_by_side
 from services.dispatch.inbox_page import HEADERS, LETTER_HEADERS, letter_page, list_page, message_page
 from services.dispatch.links import Signer
 from services.dispatch.store import catalogue, reading
 from services.dispatch.store.reading import Wanted
 from shared.auth import authenticate, refuse_guesser
+from shared.channels import KNOWN
 from shared.errors import Problem
 from shared.service import Context
 
@@ -33,7 +34,7 @@ def router(context: Context, adapters: Mapping[str, type[Adapter]], signer: Sign
     """The routes; not in the API's description, they are for eyes."""
     routes = APIRouter(include_in_schema=False)
     inboxes = [adapter.name for adapter in adapters.values() if not adapter.leaves_machine]
-    channels = sorted(defaults(adapters))
+    channels = sorted(KNOWN)
     door = _Door(context, adapters, inboxes)
 
     @routes.get("/inbox")

@@ -29,7 +29,6 @@ from uuid import UUID
 import msgspec
 import pydantic
 
-from services.dispatch.inputs import Cap
 from services.dispatch.rendered import Rendered
 from shared.clock import Clock, SystemClock
 from shared.ids import RandomBits
@@ -185,24 +184,6 @@ class World:
         return client(self.settings.outside_allow, http2=http2, http1=http1, verify=verify)
 
 
-@dataclass(frozen=True)
-class ChannelDefaults:
-    """A channel's row before anybody changes it (domain.md §2). Money in the shop's currency for one unit.
-
-    `reach`, `act`, `lost`: see `choice.Figures`. `quiet`: whether the deployment's quiet hours hold for it. `event`:
-    how its events begin ("Email" Sent). `consent`: its name in the consent ledgers, by default the channel's own.
-    """
-
-    unit_cost: Decimal
-    reach: Decimal
-    act: Decimal
-    lost: Decimal
-    event: str
-    quiet: bool = True
-    caps: tuple[Cap, ...] = ()
-    consent: str | None = None
-
-
 class Adapter(ABC):
     """One provider's way of serving a channel."""
 
@@ -228,8 +209,6 @@ class Adapter(ABC):
     leaves_machine: ClassVar[bool] = True
     # Of several usable adapters of a channel the one preferred most serves it, unless its row names another.
     preference: ClassVar[int] = 0
-    # Declared by one adapter of each channel.
-    defaults: ClassVar[ChannelDefaults | None] = None
 
     def __init__(self, world: World) -> None:
         self.world = world

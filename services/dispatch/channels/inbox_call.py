@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from decimal import Decimal
 
-from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Result
+from services.dispatch.channels.base import Adapter, Exchange, Result
 from services.dispatch.channels.files import write_note
-from services.dispatch.inputs import Cap
 
 
 class InboxCall(Adapter):
@@ -21,14 +19,6 @@ class InboxCall(Adapter):
     timeout = timedelta(seconds=5)
     repeatable = True
     leaves_machine = False
-    defaults = ChannelDefaults(
-        unit_cost=Decimal("45"),
-        reach=Decimal("0.85"),
-        act=Decimal("0.10"),
-        lost=Decimal("0.15"),
-        event="Call",
-        caps=(Cap(scope="person", limit=1, per="30d", channel="call"),),
-    )
 
     async def send(self, exchange: Exchange) -> Result:
         exchange.check_start()

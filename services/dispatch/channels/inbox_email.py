@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 
-from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Result
+from services.dispatch.channels.base import Adapter, Exchange, Result
 from services.dispatch.channels.files import write_once
 from services.dispatch.channels.mime import Unsendable, letter
 
@@ -22,14 +21,6 @@ class InboxEmail(Adapter):
     timeout = timedelta(seconds=5)
     repeatable = True
     leaves_machine = False
-    defaults = ChannelDefaults(
-        unit_cost=Decimal("0.01"),
-        reach=Decimal("0.35"),
-        act=Decimal("0.06"),
-        lost=Decimal("0.02"),
-        event="Email",
-        quiet=False,
-    )
 
     async def send(self, exchange: Exchange) -> Result:
         try:

@@ -6,9 +6,8 @@ import asyncio
 from datetime import timedelta
 from decimal import Decimal
 
-from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Price, Result
+from services.dispatch.channels.base import Adapter, Exchange, Price, Result
 from services.dispatch.channels.files import write_note
-from services.dispatch.inputs import Cap
 from services.dispatch.rendered import Rendered
 from services.dispatch.segments import segments
 
@@ -23,14 +22,6 @@ class InboxSms(Adapter):
     timeout = timedelta(seconds=5)
     repeatable = True
     leaves_machine = False
-    defaults = ChannelDefaults(
-        unit_cost=Decimal("1.00"),
-        reach=Decimal("0.98"),
-        act=Decimal("0.03"),
-        lost=Decimal("0.06"),
-        event="SMS",
-        caps=(Cap(scope="person", limit=2, per="7d", channel="sms"),),
-    )
 
     @classmethod
     def price(cls, rendered: Rendered, unit_cost: Decimal) -> Price:

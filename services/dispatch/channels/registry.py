@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from services.dispatch.channels.base import Adapter, ChannelDefaults
+from services.dispatch.channels.base import Adapter
+from shared.channels import KNOWN, Channel, read
 from shared.errors import ConfigurationError
-from shared.identifiers import ADDRESS_KIND
 from shared.settings import Settings
 
 HERE = Path(__file__).parent
@@ -21,8 +21,10 @@ _SELF = ("__init__", "base", "registry")
 def find(folders: Iterable[Path] = ()) -> dict[str, type[Adapter]]:
     """All adapters by name. `folders`: where besides this folder they are looked for.
 
-    :raises ConfigurationError: two files declare one name, a folder does not exist, or a channel could never have a consent
+    :raises ConfigurationError: two files declare one name, a folder does not exist, or an adapter and the channels that are
+        declared (`shared.channels`) do not fit
     """
+    channels = read(folders)
     found: dict[str, type[Adapter]] = {}
     for module in _modules(folders):
         adapter = getattr(module, "ADAPTER", None)
@@ -32,37 +34,38 @@ def find(folders: Iterable[Path] = ()) -> dict[str, type[Adapter]]:
             raise ConfigurationError(
                 f"Two files declare the channel adapter {adapter.name}: rename the one in {module.__file__}."
             )
-        _refuse_without_consent(adapter, str(module.__file__))
+        _refuse_strange(adapter, str(module.__file__), channels)
         found[adapter.name] = adapter
+    _refuse_unserved(found, channels)
     return found
 
 
-def _refuse_without_consent(adapter: type[Adapter], file: str) -> None:
-    """What everybody reads of consents knows these channels and where their addresses lie: marketing over a channel whose
-    consent is kept under another name would find none, and nobody would be told."""
-    if adapter.defaults is None:
-        return
-    name = adapter.defaults.consent or adapter.channel
-    if name not in ADDRESS_KIND:
+def _refuse_strange(adapter: type[Adapter], file: str, channels: Mapping[str, Channel]) -> None:
+    """What everybody knows of a channel is in its own file; an adapter of none would serve nobody, and nobody be told."""
+    channel = channels.get(adapter.channel)
+    if channel is None:
         raise ConfigurationError(
-            f"{file} declares the channel {adapter.channel} with consents under {name!r}, which nobody can give: "
-            f"let its defaults say consent= one of {', '.join(ADDRESS_KIND)}."
+            f"{file} serves the channel {adapter.channel}, which no file declares: put {adapter.channel}.yaml beside it "
+            f"(docs/ADDING.md), or let it serve one of {', '.join(channels)}."
         )
-    if ADDRESS_KIND[name] != adapter.address_kind:
+    if channel.address != adapter.address_kind:
         raise ConfigurationError(
-            f"{file} declares the channel {adapter.channel} with addresses of the kind {adapter.address_kind} and consents "
-            f"under {name!r}, which are given for {ADDRESS_KIND[name]}: both must be of one kind."
+            f"{file} sends to addresses of the kind {adapter.address_kind}, and those of its channel {adapter.channel} are "
+            f"of the kind {channel.address}: both must be of one kind."
         )
 
 
-def defaults(adapters: Mapping[str, type[Adapter]]) -> dict[str, ChannelDefaults]:
-    """The channels that there are, with their rows before anybody changes them."""
-    return {adapter.channel: adapter.defaults for adapter in adapters.values() if adapter.defaults is not None}
+def _refuse_unserved(adapters: Mapping[str, type[Adapter]], channels: Mapping[str, Channel]) -> None:
+    served = {adapter.channel for adapter in adapters.values()}
+    if missing := [name for name in channels if name not in served]:
+        raise ConfigurationError(
+            f"No adapter serves the channel {missing[0]}: put a file with one into a folder of CHANNELS_PATH (docs/ADDING.md)."
+        )
 
 
-def consents(adapters: dict[str, type[Adapter]]) -> dict[str, str]:
+def consents() -> dict[str, str]:
     """Under which channel of the consent ledgers each channel's consent stands: its own, unless it shares another's."""
-    return {channel: row.consent or channel for channel, row in defaults(adapters).items()}
+    return {name: one.consents or name for name, one in KNOWN.items()}
 
 
 def can_serve(kind: type[Adapter], settings: Settings, told: Collection[str]) -> bool:

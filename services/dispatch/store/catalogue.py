@@ -11,8 +11,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from services.dispatch.channels.base import ChannelDefaults
 from services.dispatch.inputs import Cap
+from shared.channels import Channel
 from shared.db import Tx
 from shared.ids import RandomBits, uuid7
 
@@ -24,8 +24,10 @@ MEAN_ORDER_EVERY = timedelta(hours=1)
 MEAN_ORDER_OVER = timedelta(days=90)
 
 
-async def ensure_channels(tx: Tx, channels: Mapping[str, ChannelDefaults], now: datetime) -> list[str]:
-    """A row for each channel that has none yet; returns those that are new."""
+async def ensure_channels(
+    tx: Tx, channels: Mapping[str, Channel], caps: Mapping[str, Sequence[Cap]], now: datetime
+) -> list[str]:
+    """A row for each channel that has none yet; returns those that are new. `caps`: of each channel."""
     names = sorted(channels)
     rows = await tx.fetch(
         """
@@ -40,7 +42,7 @@ async def ensure_channels(tx: Tx, channels: Mapping[str, ChannelDefaults], now: 
         [channels[name].reach for name in names],
         [channels[name].act for name in names],
         [channels[name].lost for name in names],
-        [msgspec.json.encode(channels[name].caps).decode() for name in names],
+        [msgspec.json.encode(caps[name]).decode() for name in names],
         now,
     )
     return [row["name"] for row in rows]

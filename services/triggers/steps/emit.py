@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from services.triggers.filling import filled, unknown_roots
 from services.triggers.steps.base import Answer, Here, Next, Step
 from shared.conditions.fields import Strict, refusal
-from shared.events import MAX_HOPS, OWN_NAMES, internal_event
+from shared.events import MAX_HOPS, internal_event, own_name
 
 
 class Parameters(Strict):
@@ -21,7 +21,7 @@ class Parameters(Strict):
     @field_validator("event")
     @classmethod
     def _not_ours(cls, name: str) -> str:
-        if name in OWN_NAMES or name.startswith("Order "):
+        if own_name(name) or name.startswith("Order "):
             raise refusal(f"{name} is published by Dripline or the shop itself: take another name")
         return name
 

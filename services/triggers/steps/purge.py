@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from services.triggers.steps.base import Answer, End, Here, Next, Step
+from shared.channels import ADDRESS_KIND
 from shared.conditions.fields import Strict
 from shared.events import internal_event
-from shared.identifiers import ADDRESS_KIND, Identifier
+from shared.identifiers import Identifier
 
 
 class Parameters(Strict):

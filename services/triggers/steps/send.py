@@ -10,10 +10,10 @@ from pydantic import Field
 from services.triggers.guards import guard_of
 from services.triggers.run import OpenIntent
 from services.triggers.steps.base import Answer, Here, Mention, Next, Step, Wait
+from shared.channels import ADDRESS_KIND
 from shared.conditions.errors import joined
 from shared.conditions.fields import Duration, Strict
 from shared.events import Intended
-from shared.identifiers import ADDRESS_KIND
 from shared.ids import message_id
 
 # How long a message may still be sent: through a night's quiet hours; a transactional one through a provider's bad day.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, RootModel, field_validator, model_validator
 
-from shared.conditions.consents import STATES, counts_as, known_channel, standing
+from shared.conditions.consents import STATES, consent_channel, counts_as, standing
 from shared.conditions.errors import unknown
 from shared.conditions.fields import Strict, refusal
 from shared.conditions.model import Leaf, Look, Moment
@@ -49,7 +49,7 @@ class Parameters(RootModel[dict[str, Wanted]]):
     def _known_channels(cls, document: Any) -> Any:
         if not isinstance(document, dict) or not document:
             raise refusal(f"names no channel: write for example {{email: confirmed}}, not {document!r}")
-        return {known_channel(channel, key=True): wanted for channel, wanted in document.items()}
+        return {consent_channel(channel, key=True): wanted for channel, wanted in document.items()}
 
 
 class ConsentCondition(Leaf):

@@ -7,15 +7,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from shared.conditions.consents import known_channel, standing
+from shared.channels import ADDRESS_KIND
+from shared.conditions.consents import consent_channel, standing
 from shared.conditions.fields import Strict, refusal
 from shared.conditions.model import Leaf, Look, Moment, Needs
 from shared.conditions.sql.builder import Bounds, Statement, all_of, any_of
 from shared.conditions.sql.consents import standing as standing_sql
 from shared.facts.model import Facts
-from shared.identifiers import ADDRESS_KIND
 
-Channel = Annotated[str, AfterValidator(lambda channel: known_channel(channel))]
+Channel = Annotated[str, AfterValidator(lambda channel: consent_channel(channel))]
 
 
 class Parameters(Strict):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
-from services.dispatch.channels.base import Adapter, ChannelDefaults, Exchange, Result
+from services.dispatch.channels.base import Adapter, Exchange, Result
 from services.dispatch.channels.files import write_note
 
 
@@ -17,15 +15,6 @@ class Pager(Adapter):
     part = "sms"
     repeatable = True
     leaves_machine = False
-    defaults = ChannelDefaults(
-        unit_cost=Decimal("0.05"),
-        reach=Decimal("0.99"),
-        act=Decimal("0.20"),
-        lost=Decimal("0.01"),
-        event="Pager",
-        quiet=False,
-        consent="sms",
-    )
 
     async def send(self, exchange: Exchange) -> Result:
         exchange.check_start()
