@@ -129,7 +129,8 @@ async def test_a_claim_of_heavy_letters_does_not_hold_the_loop(database_url: str
             await stage.handle(*(stage.intent(one, template="heavy") for one in people))
 
         async def claim(_: int) -> None:
-            assert await stage.dispatch.claimer.claim("marketing") == LETTERS
+            # With those of a round before, if that took long.
+            assert await stage.dispatch.claimer.claim("marketing") >= LETTERS
 
         await held_by(f"a claim of {LETTERS} heavy letters", claim, before=days_later)
         states = await stage.owner.fetch("SELECT DISTINCT state FROM dispatch.message")

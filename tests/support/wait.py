@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 async def until(
     condition: Callable[[], Value | Awaitable[Value]],
-    limit: float = 10.0,
+    limit: float = 30.0,
     what: str = "the condition holds",
     every: float = 0.02,
 ) -> Value:
@@ -35,7 +35,7 @@ async def until(
 
 
 def until_blocking(
-    condition: Callable[[], Value], limit: float = 10.0, what: str = "the condition holds", every: float = 0.02
+    condition: Callable[[], Value], limit: float = 30.0, what: str = "the condition holds", every: float = 0.02
 ) -> Value:
     """`until` for tests without an event loop."""
     deadline = time.monotonic() + limit
