@@ -25,9 +25,9 @@ from shared.service import Context
 log = structlog.get_logger(__name__)
 
 # After the nth attempt that did not reach the provider; what is left of its validity decides besides. The first is short: a
-# server that is being restarted is back by then.
+# server that is being restarted is back by then. There is no most: what the shop has to mend (a password, a sender's name) may
+# take it a day, and the message is kept as long as it is good.
 BACK_OFF = (timedelta(seconds=10), *(timedelta(minutes=m) for m in (1, 5, 15, 60, 240)))
-MOST_ATTEMPTS = 9
 # A provider that says "at once" after refusing is not taken at its word.
 LEAST_WAIT = timedelta(seconds=1)
 # How often a message may be sent again although the former attempt is unknown: transactional, or over a repeatable adapter.
@@ -197,12 +197,12 @@ def judged(one: Chosen, number: int, result: Result, now: datetime, *, repeatabl
 
 
 def _tried_later(base: Answered, one: Chosen, number: int, result: Result, now: datetime) -> Answered:
-    """As long as the message is good, and not for ever; when the provider says, if it does, and then it is no failure."""
+    """As long as the message is good; when the provider says, if it does, and then it is no failure."""
     if result.retry_after is not None:
         due = now + max(result.retry_after, LEAST_WAIT)
     else:
         due = now + BACK_OFF[min(number, len(BACK_OFF)) - 1]
-    if due > one.valid_until or (result.retry_after is None and number >= MOST_ATTEMPTS):
+    if due > one.valid_until:
         text = f"{number} attempts, the last: {result.detail}"
         if one.pinned is not None:
             return _perhaps_arrived(base, text)

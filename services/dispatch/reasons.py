@@ -37,7 +37,7 @@ CODES = {
     "bounced": "the provider says that the address does not exist",
     "refused": "the provider refuses the message for good",
     "undelivered": "the provider took the message and could not deliver it",
-    "exhausted": "the provider could not be reached as often as was tried",
+    "exhausted": "the provider did not take it as long as it was good",
     "restored": "it was sent, or may have been, between a backup and its restore",
     "unknown": "it is not known whether the provider took the message",
 }

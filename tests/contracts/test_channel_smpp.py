@@ -239,8 +239,11 @@ class TestWhenItGoesWrong:
             (0x14, "retry", timedelta(seconds=10)),
             (0x08, "retry", None),
             (0x0B, "bounced", None),
-            (0x0A, "failed", None),
+            (0x0A, "retry", None),  # our sender
+            (0x48, "retry", None),
+            (0x0E, "retry", None),
             (0x45, "retry", None),
+            (0x01, "failed", None),
         ],
     )
     async def test_what_a_refusal_means(

@@ -124,21 +124,29 @@ class TestEveryPreset:
         [
             ("twilio", "21211", "bounced"),
             ("twilio", "21610", "bounced"),
-            ("twilio", "21606", "failed"),
+            ("twilio", "21606", "retry"),  # our number is none that may send, and can be mended
+            ("twilio", "21608", "retry"),  # a trial account: the number is not at fault
+            ("twilio", "21212", "retry"),
+            ("twilio", "21660", "retry"),
+            ("twilio", "21612", "failed"),  # no way from this sender to this number: which of them, it does not say
             ("twilio", "21609", "retry"),  # our own address is wrong, and can be mended
             ("twilio", "21611", "retry"),  # more than the sender can send in ten hours
             ("smsc", "7", "bounced"),
             ("smsc", "3", "retry"),
             ("smsc", "8", "failed"),  # perhaps no route: the number is not at fault
-            ("smsc", "6", "failed"),
+            ("smsc", "6", "retry"),  # the text or our name is forbidden; which, it does not say
             ("smsc", "9", "unknown"),
             ("sms_aero", "number", "bounced"),
             ("sms_aero", "no credits", "retry"),
-            ("sms_aero", "sign", "failed"),
+            ("sms_aero", "sign", "retry"),
+            ("sms_aero", "text", "failed"),
             ("sms_traffic", "428", "bounced"),
             ("sms_traffic", "1000", "retry"),
             ("sms_traffic", "415", "retry"),
-            ("sms_traffic", "436", "failed"),
+            ("sms_traffic", "436", "retry"),
+            ("sms_traffic", "421", "retry"),
+            ("sms_traffic", "419", "retry"),
+            ("sms_traffic", "420", "failed"),
         ],
     )
     async def test_what_an_error_means(
@@ -149,6 +157,14 @@ class TestEveryPreset:
         assert result.outcome == outcome
         assert code in result.detail
         assert "916" not in result.detail  # gateways quote the number; the detail does not
+
+    async def test_a_refusal_that_names_the_sender_beside_the_number_is_our_mistake_first(
+        self, gateway: SmsGateway, peer: SmsGatewayPeer
+    ) -> None:
+        peer.behave(code="number,sign")
+        assert (await gateway.send(to(told(peer, "sms_aero")))).outcome == "retry"
+        peer.behave(code="number,text")
+        assert (await gateway.send(to(told(peer, "sms_aero")))).outcome == "failed"
 
     @pytest.mark.parametrize("text", ["a" * 160, "a" * 161, "€" * 81, "п" * 70, "п" * 71, "a" * 152 + "€" + "a" * 152])
     async def test_what_the_gateway_charges_is_what_was_reckoned_by_segments(

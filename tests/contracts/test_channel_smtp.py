@@ -259,6 +259,58 @@ class TestALineThatFails:
         assert not Smtp.repeatable and Smtp.ask is Adapter.ask
 
 
+class TestARefusalOfTheSender:
+    """A mistake of the shop's, which can be mended: the letter waits, and nothing is held against the address."""
+
+    @pytest.mark.parametrize("answer", ["550 5.7.1 not yours", "553 5.7.1 sender", "501 not local", "530 5.7.0 log in"])
+    async def test_to_mail_keeps_the_letter(self, smtp: Adapter, smtp_peer: SmtpPeer, answer: str) -> None:
+        smtp_peer.behave(mail_reply=answer)
+        one = exchange(smtp, settings=told(smtp_peer, security="none"))
+        result = await smtp.send(one)
+        assert result.outcome == "retry" and answer[:3] in result.detail and "sender" in result.detail
+        smtp_peer.behave(mail_reply="")
+        assert (await smtp.send(one)).outcome == "sent"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            "553 5.7.1 <shop@shop.example>: Sender address rejected: not owned by user shop",  # Postfix, at RCPT
+            "554 5.7.1 <anna@example.com>: Relay access denied",
+            "550 relay not permitted",  # Exim, without an enhanced code
+            "550 Sender verify failed",
+            "550 5.1.8 <shop@shop.example>: domain not found",
+            "530 5.7.0 Authentication required",
+        ],
+    )
+    async def test_that_comes_with_the_recipient_keeps_the_letter_and_suppresses_nobody(
+        self, smtp: Adapter, smtp_peer: SmtpPeer, answer: str
+    ) -> None:
+        smtp_peer.reply("anna@example.com", answer)
+        result = await smtp.send(exchange(smtp, settings=told(smtp_peer, security="none")))
+        assert result.outcome == "retry" and "sender" in result.detail and "anna" not in result.detail
+
+    @pytest.mark.parametrize(
+        "answer",
+        ["554 Message rejected: Email address is not verified.", "550 5.7.26 unauthenticated mail is not accepted"],
+    )
+    async def test_that_comes_with_the_letter_keeps_it(self, smtp: Adapter, smtp_peer: SmtpPeer, answer: str) -> None:
+        smtp_peer.behave(data_reply=answer)
+        result = await smtp.send(exchange(smtp, settings=told(smtp_peer, security="none")))
+        assert result.outcome == "retry"
+
+    async def test_is_not_seen_in_the_name_of_a_recipient(self, smtp: Adapter, smtp_peer: SmtpPeer) -> None:
+        smtp_peer.reply("sender@relay.example", "550 <sender@relay.example> unknown")
+        one = exchange(smtp, address="sender@relay.example", settings=told(smtp_peer, security="none"))
+        assert (await smtp.send(one)).outcome == "bounced"
+
+    async def test_is_not_what_a_server_says_that_knows_no_addresses_in_other_scripts(
+        self, smtp: Adapter, smtp_peer: SmtpPeer
+    ) -> None:
+        smtp_peer.behave(mail_reply="555 5.5.4 SMTPUTF8 is not known here")
+        one = exchange(smtp, address="пётр@example.com", settings=told(smtp_peer, security="none"))
+        assert (await smtp.send(one)).outcome == "failed"
+
+
 class TestALetterWithAReturnPath:
     async def test_says_in_its_envelope_which_message_it_is(self, smtp: Adapter, smtp_peer: SmtpPeer) -> None:
         settings = told(

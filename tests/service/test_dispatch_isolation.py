@@ -161,6 +161,25 @@ class TestAGatewayTakesAndNeverAnswers:
             assert await stage.owner.fetchval(answered) == 0
             gateway.kill()  # or the sender would wait for the answers before it ends
 
+    async def test_that_does_not_take_our_sender_is_left_alone_and_everything_is_kept_until_it_does(
+        self, stage: Stage, gateway: SmsGatewayPeer
+    ) -> None:
+        gateway.behave(code="21606")  # the number in From is not ours
+        texts = await receipts(stage, "sms", adapters.MOST_FAILURES)
+        await stage.deliver(*texts)
+        assert await states(stage, texts) == ["queued"] * len(texts)
+        pause = await stage.owner.fetchrow("SELECT * FROM dispatch.pause")
+        assert pause["until"] > stage.clock.now() and "21606" in pause["why"]  # what the list of adapters shows
+        assert await stage.owner.fetchval("SELECT count(*) FROM dispatch.suppression") == 0
+        gateway.behave(code="")
+        async with stage.context.database.transaction() as tx:
+            await adapters.forgive(tx, ["sms-gateway"])  # as when it is told its settings
+        stage.clock.set(NOON + timedelta(minutes=1))
+        while "queued" in await states(stage, texts):
+            await stage.decide()
+            await stage.send()
+        assert await states(stage, texts) == ["sent"] * len(texts)
+
 
 class TestOneProviderIsAway:
     async def test_it_is_left_alone_after_some_failures_and_found_again_by_one_call(
@@ -274,7 +293,7 @@ class TestWhoIsHeldToBeAway:
         busy = judged(chosen(), 50, Result("retry", "429", retry_after=timedelta(minutes=3)), NOON, repeatable=False)
         assert (busy.state, busy.due_at) == ("queued", NOON + timedelta(minutes=3))
         away = judged(chosen(), 50, Result("retry", "503"), NOON, repeatable=False)
-        assert (away.state, away.reason_code) == ("failed", "exhausted")
+        assert (away.state, away.due_at) == ("queued", NOON + timedelta(hours=4))
 
     def test_waiting_longer_than_the_message_is_good_is_the_end_of_it(self) -> None:
         busy = judged(chosen(), 1, Result("retry", "429", retry_after=timedelta(days=2)), NOON, repeatable=False)

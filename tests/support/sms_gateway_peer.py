@@ -333,7 +333,8 @@ def _refusal(gateway: str, code: str) -> bytes:
     if gateway == "smsc":
         return json.dumps({"error": "wrong phone 79161234567", "error_code": int(code)}).encode()
     if gateway == "sms_aero":
-        data = {code: ["wrong"]} if code.isidentifier() else None
+        fields = code.split(",")
+        data = {name: ["wrong"] for name in fields} if all(name.isidentifier() for name in fields) else None
         return json.dumps({"success": False, "data": data, "message": "Validation error." if data else code}).encode()
     return f"<?xml version='1.0'?><reply><result>ERROR</result><code>{code}</code><description/></reply>".encode()
 

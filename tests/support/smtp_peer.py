@@ -38,6 +38,9 @@ class Behaviour:
     replies: dict[str, str] = field(default_factory=dict)
     """Recipient → answer to its RCPT, such as `451 4.3.0 try later`."""
 
+    mail_reply: str = ""
+    """Answer to MAIL instead of 250: the sender is not taken."""
+
     data_reply: str = ""
     """Answer to the end of DATA instead of 250; the letter is not taken."""
 
@@ -136,6 +139,13 @@ class _Desk:
         known = self._users.get(login.login.decode()) == login.password.decode()
         self._write(kind="auth", mechanism=mechanism, user=login.login.decode(), good=known, tls=bool(session.ssl))
         return AuthResult(success=known, handled=False)
+
+    async def handle_MAIL(self, server: SMTP, session: Session, envelope: Envelope, address: str, o: list[str]) -> str:
+        if answer := self.now().mail_reply:
+            return answer
+        envelope.mail_from = address
+        envelope.mail_options.extend(o)
+        return "250 OK"
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, _o: list[str]) -> str:
         answer = self.now().replies.get(address, "250 OK")

@@ -135,6 +135,11 @@ class TestADeliveryStatusNotification:
             (("Action: failed", "Status: 5.2.2", "Diagnostic-Code: smtp; 552 5.2.2 quota"), "failed", "552 5.2.2"),
             (("Action: failed", "Status: 5.7.1", "Diagnostic-Code: smtp; 550 5.7.1 spam"), "failed", "550 5.7.1"),
             (("Action: failed", "Status: 5.1.8", "Diagnostic-Code: smtp; 553 5.1.8 sender"), "failed", "553 5.1.8"),
+            (
+                ("Action: failed", "Status: 5.0.0", "Diagnostic-Code: smtp; 550 relay not permitted"),
+                "failed",
+                "550 5.0.0",
+            ),
             # Soft: given up after days of trying, and the address may be as good as ever.
             (("Action: failed", "Status: 4.4.7", "Diagnostic-Code: smtp; 451 4.4.1 timeout"), "failed", "451 4.4.7"),
             (("Action: delivered", "Status: 2.0.0"), "delivered", "2.0.0"),

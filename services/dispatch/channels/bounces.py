@@ -25,6 +25,17 @@ from services.dispatch.channels.return_path import ReturnPath
 # RFC 3463: 5.1.7 and 5.1.8 speak of the sender's address, the rest of 5.1 and 5.2.1 (disabled) of the recipient's.
 _NO_SUCH_ADDRESS = re.compile(r"5\.1\.(?:[0-6]|9|10)|5\.2\.1")
 _NO_SUCH_ADDRESS_PLAIN = (550, 551, 553)
+# What is said of who sends and not of whom it goes to: no or wrong credentials (RFC 4954 §6, and 538 of older servers; RFC
+# 5248: 5.7.8 – 5.7.14), the sender's address (RFC 3463: 5.1.7, 5.1.8; RFC 7505: 5.7.27), what proves its domain (RFC 7372:
+# 5.7.20 – 5.7.26).
+_CREDENTIALS = (530, 534, 535, 538)
+_OF_THE_SENDER = re.compile(r"5\.1\.[78]|5\.7\.(?:[89]|1[0-4]|2[0-7])")
+# Codes that leave open whom they speak of. Then the words do: Postfix ("Sender address rejected", "Relay access denied"),
+# Exim ("relay not permitted", "Sender verify failed") and others say such things at RCPT; Amazon SES at the end of DATA
+# ("Email address is not verified", "Sending paused for this account").
+_OPEN = ("", "5.0.0", "5.1.0", "5.5.0", "5.7.0", "5.7.1")
+_WORDS = re.compile(r"\brelay|authenticat|\bsender\b|\bis not verified|\bsending paused", re.IGNORECASE)
+_ADDRESS = re.compile(r"\S*@\S*")
 _ENHANCED = re.compile(r"(?<![\d.])[245]\.\d{1,3}\.\d{1,3}(?![\d.])")
 _REPLY_CODE = re.compile(r"(?:^|[\s;])([45]\d\d)(?=[\s-]|$)")
 # Where a token may stand: whom the report was written to, what is known of the envelope, and our own header.
@@ -48,6 +59,14 @@ def no_such_address(code: int, text: str) -> bool:
     """Whether an SMTP refusal says that the recipient's address does not exist: by its enhanced code where it has one."""
     enhanced = enhanced_code(text)
     return bool(_NO_SUCH_ADDRESS.fullmatch(enhanced)) if enhanced else code in _NO_SUCH_ADDRESS_PLAIN
+
+
+def of_the_sender(code: int, enhanced: str, text: str) -> bool:
+    """Whether an SMTP refusal for good speaks of us: of the password, the sender's address, its domain, or whether we may
+    send through this server at all. `enhanced`: the enhanced code, "" if there is none; `text`: the answer."""
+    if code in _CREDENTIALS or _OF_THE_SENDER.fullmatch(enhanced):
+        return True
+    return enhanced in _OPEN and bool(_WORDS.search(_ADDRESS.sub("", text)))
 
 
 def enhanced_code(text: str) -> str:
@@ -124,7 +143,8 @@ def _became(recipient: Message, parts: Sequence[Message]) -> tuple[Told | None, 
     said = enhanced_code(diagnostic) if not status or status.endswith(".0.0") else status
     code = int(reply.group(1)) if reply else 0
     detail = " ".join(str(part) for part in (code or "", said or status) if part)
-    return ("bounced" if no_such_address(code, said) else "failed"), detail
+    gone = no_such_address(code, said) and not of_the_sender(code, said, diagnostic)
+    return ("bounced" if gone else "failed"), detail
 
 
 def _in_words(recipient: Message, parts: Sequence[Message]) -> str:

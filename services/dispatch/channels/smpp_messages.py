@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     import smpp34  # an extra: imported where it is needed
 
 THROTTLED, QUEUE_FULL, ALREADY_BOUND = 0x58, 0x14, 0x05
-# What the server says of the number, of us, or of the moment; everything else is said of the message.
+# What the server says of the number, of the moment, or of us (SMPP 3.4 §5.1.3: password, system id, service type, sender
+# and its ton and npi, system type); everything else is said of the message.
 _BOUNCED = {0x0B}
 _RETRY = {0x04, 0x08, 0x45, 0x64, 0xFF, THROTTLED, QUEUE_FULL}
+_OURS = {0x0A, 0x0E, 0x0F, 0x15, 0x48, 0x49, 0x53}
 AFTER = {THROTTLED: timedelta(seconds=1), QUEUE_FULL: timedelta(seconds=10)}
 MOST_PARTS = 255
 _DELIVERED = 2
@@ -158,6 +160,8 @@ def refused(status: int) -> Result:
     detail = f"submit_sm_resp 0x{status:08X}"
     if status in _BOUNCED:
         return Result("bounced", detail)
+    if status in _OURS:
+        return Result("retry", f"{detail}: the centre does not take the account or the sender")
     if status in _RETRY:
         return Result("retry", detail, retry_after=AFTER.get(status))
     return Result("failed", detail)

@@ -87,9 +87,12 @@ def _refused(preset: Preset, status: int, document: Any, retry_after: timedelta 
     detail = f"{preset.title}: HTTP {status}" + (f", {cleaned(code)}" if code else "")
     if code in answer.unsure or (not code and 200 <= status < 300):
         return Result("unknown", detail)  # neither a yes nor a reason for a no: it may have been taken
+    names = {code, *code.split(",")} - {""}
+    if names & set(answer.retry):
+        return Result("retry", detail, retry_after=retry_after)
     if code in answer.bounced:
         return Result("bounced", detail)
-    if code in answer.retry or status in _OURS or 300 <= status < 400:
+    if status in _OURS or 300 <= status < 400:
         return Result("retry", detail, retry_after=retry_after)
     return Result("failed", detail)
 

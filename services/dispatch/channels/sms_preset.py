@@ -79,8 +79,9 @@ class Request(Part):
 class Answer(Part):
     """What an answer to sending says. `accepted`: it was taken if its HTTP status is 2xx and, where `field` is given,
     the value there is one of `values` ("*": any). Otherwise `code` (the first path that leads to something) says what
-    was wrong: in `bounced` the number is at fault, in `retry` it will pass or the account is at fault (never taken);
-    any other refusal is of the message. `unsure`: codes that leave open whether the message was taken."""
+    was wrong: in `bounced` the number is at fault, in `retry` it will pass, or the account or its sender is at fault
+    (never taken); any other refusal is of the message. `unsure`: codes that leave open whether the message was taken.
+    Where a refusal names several fields at once (joined by commas), one in `retry` decides."""
 
     format: Literal["json", "xml"]
     field: str = _PATH

@@ -20,7 +20,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from aiosmtplib import SMTP, SMTPException, SMTPRecipientRefused, SMTPResponseException, SMTPServerDisconnected
+from aiosmtplib import (
+    SMTP,
+    SMTPException,
+    SMTPRecipientRefused,
+    SMTPResponseException,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+)
 
 from services.dispatch.channels import bounces, maildir
 from services.dispatch.channels.base import (
@@ -104,8 +111,8 @@ class Smtp(Adapter):
                 client = await self._envelope(exchange, posting)
         except CannotConnect as problem:
             return Result("retry", str(problem))
-        except (SMTPRecipientRefused, SMTPResponseException) as refusal:
-            return _refused(refusal, recipient=isinstance(refusal, SMTPRecipientRefused))
+        except SMTPResponseException as refusal:
+            return _refused(refusal)
         except (SMTPException, OSError, TimeoutError) as problem:
             # Nothing of the letter has been said yet.
             return Result("retry", f"the server cannot be reached: {type(problem).__name__}")
@@ -214,7 +221,7 @@ class Smtp(Adapter):
             client.close()
             raise
         await self._keep(posting, client, refusal)
-        return _refused(refusal, recipient=False)
+        return _refused(refusal)
 
     async def _letter(self, client: SMTP, posting: Posting) -> Result:
         """From here on the server may have the letter, whatever is heard of it: only a refusal that can be read says no.
@@ -235,7 +242,7 @@ class Smtp(Adapter):
         if _is_refusal(answer.code):
             refusal = SMTPResponseException(answer.code, answer.message)
             await self._keep(posting, client, refusal)
-            return _refused(refusal, recipient=False)
+            return _refused(refusal)
         if not 200 <= answer.code < 300:
             client.close()
             return Result("unknown", f"the answer to the letter is neither yes nor no: {answer.code}")
@@ -287,14 +294,25 @@ async def _can_report(client: SMTP) -> bool:
     return client.supports_extension("dsn")
 
 
-def _refused(refusal: SMTPResponseException, *, recipient: bool) -> Result:
+def _refused(refusal: SMTPResponseException) -> Result:
     """Of an exchange in which nothing of the letter was said, or whose answer is a clear no. 5xx: for good, and of RCPT's
-    those that say the address does not exist. Whatever else: later."""
-    detail = f"{refusal.code} {bounces.enhanced_code(refusal.message)}".strip()
+    those that say the address does not exist; but what is said of the sender is the shop's to mend. Whatever else: later."""
+    enhanced = bounces.enhanced_code(refusal.message)
+    detail = f"{refusal.code} {enhanced}".strip()
     if not 500 <= refusal.code < 600:
         return Result("retry", detail)
-    no_such = recipient and bounces.no_such_address(refusal.code, refusal.message)
+    if _of_the_sender(refusal, enhanced):
+        return Result("retry", f"{detail}: the server does not take the sender, or wants another login")
+    no_such = isinstance(refusal, SMTPRecipientRefused) and bounces.no_such_address(refusal.code, refusal.message)
     return Result("bounced" if no_such else "failed", detail)
+
+
+def _of_the_sender(refusal: SMTPResponseException, enhanced: str) -> bool:
+    """Whatever MAIL is answered is, but for what else may stand there: that the server knows no addresses in other scripts
+    (RFC 6531 §3.5: 5.6.7; a parameter that it does not know), which this letter needs."""
+    if isinstance(refusal, SMTPSenderRefused):
+        return refusal.code not in (504, 555) and enhanced != "5.6.7"
+    return bounces.of_the_sender(refusal.code, enhanced, refusal.message)
 
 
 def _is_refusal(code: int) -> bool:
