@@ -1,4 +1,4 @@
-"""`dripline audit`: the books of design §2, promise 8, from counted rows; and every decision computed again.
+"""`dripline audit`: the books of design §2, promise 8, from counted rows; and every decision and person computed again.
 
 Nothing need stand still: counts come from one REPEATABLE READ snapshot; what is in flight is the ends of the bus read
 afterwards less the positions in the snapshot; for intents the audit waits until triggers' outbox rows of the snapshot are
@@ -15,6 +15,7 @@ from services.audit.books import Book
 from services.audit.counting import count_books
 from services.audit.printing import print_again, print_books
 from services.dispatch.derive import choose_again
+from services.profile.derive import people_again
 from services.triggers.derive import derive_again
 from shared.bus import open_bus_or_explain
 from shared.clock import SystemClock
@@ -46,13 +47,14 @@ async def audit_and_print(settings: Settings, database_url: str, console: Consol
 
 
 async def _again_and_print(settings: Settings, database_url: str, console: Console) -> bool:
-    """Computes every decision again; prints how many of what kind, and what came out differently."""
+    """Computes every decision and everybody again; prints how many of what kind, and what came out differently."""
     database = await Database.open(database_url, member=MEMBER, size=2)
     try:
         until = SystemClock().now() + timedelta(days=1)
         since = until - timedelta(days=10_000)
         decisions = await derive_again(database, since, until, settings)
         choices = await choose_again(database, since, until)
+        people = await people_again(database)
     finally:
         await database.close()
     told = {
@@ -67,4 +69,7 @@ async def _again_and_print(settings: Settings, database_url: str, console: Conso
     print_again(console, "decisions of triggers", told, differences)
     tables = {"choices": choices.count, "rows of alternatives": choices.alternatives}
     print_again(console, "choices of dispatch", tables, choices.differences)
-    return not differences and not choices.differences
+    print_again(
+        console, "people of profile", {"people": people.count, "links observed": people.links}, people.differences
+    )
+    return not differences and not choices.differences and not people.differences

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from services.audit.books import Book
+from services.audit.facts import fact_books
 from services.audit.intents import STRAYS, intent_books, read_told, wait_until_handled
 from services.audit.runs import run_books
 from shared.bus.base import Bus
@@ -23,6 +24,7 @@ async def count_books(database: Database, bus: Bus) -> list[Book]:
             *await _records(tx, bus),
             await _events(tx),
             await _people(tx),
+            *await fact_books(tx),
             await _dead_letters(tx),
             *await run_books(tx),
         ]

@@ -119,13 +119,19 @@ def links_of(event: Event, trust: int) -> list[tuple[Pair, int]]:
     origin, ids = event.origin, event.ids
     if len(ids) < 2 and (not ids or ids[0].node == origin):
         return []
-    return [(pair_of(origin, one.node), _strength(event, trust, one)) for one in ids if one.node != origin]
+    alias = event.type == "alias"
+    return [
+        (pair_of(origin, one.node), strength_of(trust, alias=alias, strong=one.strong))
+        for one in ids
+        if one.node != origin
+    ]
 
 
-def _strength(event: Event, trust: int, one: Identifier) -> int:
+def strength_of(trust: int, *, alias: bool, strong: bool) -> int:
+    """Of a link that an event observed. `strong`: the event's source vouches for the id by a signature."""
     if trust == TRUST_RANK["secret"]:
-        return ALIAS if event.type == "alias" else SECRET
-    return SIGNED if trust == TRUST_RANK["signed"] and one.strong else WEAK
+        return ALIAS if alias else SECRET
+    return SIGNED if trust == TRUST_RANK["signed"] and strong else WEAK
 
 
 def vouched_by(event: Event, trust: int) -> list[UUID]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,6 +16,7 @@ from rich.console import Console
 from services.audit import audit, audit_and_print
 from services.audit.books import Book
 from services.dispatch.cli import apply_templates
+from services.profile.derive import people_again
 from services.rules_files import SHIPPED
 from shared.dead_letters import drop_dead_letters
 from tests.support.computed_again import computed_again
@@ -116,6 +118,118 @@ async def test_the_audit_names_a_row_that_was_deleted(
     found = (await books_of(told))[book]
     assert not found.balanced
     assert any(str(gone) in stray for stray in found.strays)
+
+
+BOUGHT: list[dict[str, Any]] = [
+    {
+        "type": "track",
+        "userId": "u-1",
+        "event": "Order Completed",
+        "messageId": "order",
+        "properties": {
+            "order_id": "o-1",
+            "total": 1500,
+            "products": [{"product_id": "p-1", "quantity": 1, "price": 1500}],
+        },
+    },
+    {
+        "type": "track",
+        "userId": "u-1",
+        "event": "Order Refunded",
+        "messageId": "refund",
+        "properties": {"order_id": "o-2", "total": 300},
+    },
+    {"type": "track", "userId": "u-1", "anonymousId": "a-1", "event": "Product Viewed", "messageId": "seen"},
+    {
+        "type": "track",
+        "userId": "u-1",
+        "event": "Product Added",
+        "messageId": "again",
+        "properties": {"product_id": "p-2", "name": "A book", "price": 700, "quantity": 1},
+    },
+]
+
+
+@pytest.fixture
+async def bought(told: VirtualServer) -> VirtualServer:
+    """The same, and Anna has bought and sent back, and was seen on another device with something else."""
+    at = START + timedelta(hours=3)
+    await told.post(*({**event, "timestamp": at.isoformat()} for event in BOUGHT))
+    await told.time.close(at + timedelta(minutes=15))
+    return told
+
+
+async def deleted(database_url: str, delete: str) -> list[str]:
+    """What identifies the row that is gone."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        rows = await connection.fetch(delete)
+    finally:
+        await connection.close()
+    assert len(rows) == 1
+    return [str(value) for value in rows[0]]
+
+
+@pytest.mark.parametrize(
+    ("book", "delete"),
+    [
+        (
+            "events seen",
+            "DELETE FROM profile.event_seen WHERE id = (SELECT id FROM profile.event LIMIT 1) RETURNING id",
+        ),
+        ("reports of orders", "DELETE FROM profile.order_report RETURNING order_key, event"),
+        ("reports of orders", "DELETE FROM profile.refund RETURNING order_key, event"),
+        ("reports of orders", "DELETE FROM profile.event WHERE name = 'Order Completed' RETURNING order_key, id"),
+        ("orders", "DELETE FROM profile.orders WHERE key = 'o-1' RETURNING key"),
+        ("orders", "DELETE FROM profile.order_report RETURNING order_key, event"),
+    ],
+)
+async def test_the_audit_names_what_profile_lost(
+    bought: VirtualServer, database_url: str, book: str, delete: str
+) -> None:
+    books = await books_of(bought)
+    assert [name for name, one in books.items() if not one.balanced] == []
+    assert books["reports of orders"].right == {"reports": 1, "refunds": 1}
+    gone = await deleted(database_url, delete)
+    found = (await books_of(bought))[book]
+    assert not found.balanced
+    assert any(all(value in stray for value in gone) for stray in found.strays), found.strays
+
+
+@pytest.mark.parametrize(
+    ("section", "delete"),
+    [
+        ("consents", "DELETE FROM profile.consent RETURNING node"),
+        ("traits", "DELETE FROM profile.trait WHERE name = 'first_name' RETURNING name"),
+        ("orders", "DELETE FROM profile.order_report RETURNING order_key"),
+        ("refunds", "DELETE FROM profile.refund RETURNING order_key"),
+        ("cart", "DELETE FROM profile.cart_op WHERE items::text LIKE '%p-2%' RETURNING id"),
+    ],
+)
+async def test_what_profile_lost_comes_out_when_everybody_is_computed_again(
+    bought: VirtualServer, database_url: str, section: str, delete: str
+) -> None:
+    context = bought.server.context
+    again = await people_again(context.database)
+    assert (again.count, again.links, again.differences) == (1, 2, [])
+    await deleted(database_url, delete)
+    [said] = (await people_again(context.database)).differences
+    assert f" {section} not as its rows make it" in said
+
+
+async def test_a_link_that_was_lost_is_named_with_the_event_that_observed_it(
+    bought: VirtualServer, database_url: str
+) -> None:
+    seen = "(SELECT id FROM profile.event WHERE message_id = 'seen')"
+    a, b, event = await deleted(database_url, f"DELETE FROM profile.link WHERE id = {seen} RETURNING a, b, id")
+    apart, lost = (await people_again(bought.server.context.database)).differences
+    assert "by the links that are stored, its 3 nodes are not one person" in apart
+    assert lost == f"link {a} – {b}: observed by event {event}, and is not there"
+    written = StringIO()
+    context = bought.server.context
+    console = Console(file=written, width=200)
+    assert not await audit_and_print(context.settings, context.database.url, console, derive=True)
+    assert "people of profile, computed again: 2 differences (1 people, 2 links observed)" in written.getvalue()
 
 
 DAILY = """

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.profile.api import router
+from services.profile.derive import people_again
 from shared import errors
 from shared.auth import create_key
 from shared.clock import VirtualClock
@@ -273,6 +274,20 @@ async def test_unmerge_gives_back_both_people_and_nothing_joins_them_again(shop:
     assert (await shop.one(user_id="anna"))["id"] == (await shop.one(anonymous_id="new"))["id"]
     assert await differences_to_rows(shop.database) == []
     assert await membership_faults(shop.database) == []
+
+
+async def test_a_cut_by_hand_that_was_lost_comes_out_when_everybody_is_computed_again(shop: Shop) -> None:
+    one, other = await two_people(shop)
+    merged = (await shop.post("/v1/profiles/merge", {"profiles": [one["id"], other["id"]]})).json()
+    nodes = [it["node"] for it in other["identifiers"]]
+    await shop.post(f"/v1/profiles/{merged['id']}/unmerge", {"nodes": nodes})
+    await shop.feed(event("Alias", "x", at=51, ids=[("user_id", "anna"), ("user_id", "boris")], type="alias"))
+    assert (await people_again(shop.database)).differences == []
+    async with shop.database.transaction() as tx:
+        await tx.execute("DELETE FROM profile.cannot_link")
+    differences = (await people_again(shop.database)).differences
+    assert len(differences) == 2
+    assert all("by the links that are stored" in one for one in differences)
 
 
 async def test_a_person_made_by_links_is_parted_too(shop: Shop) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from services.profile.derive import people_again
 from shared import cdp
 from shared.cdp_rows import read_rows
 from shared.db import Database, Tx
@@ -66,10 +67,11 @@ async def dump(database: Database, at: datetime) -> dict[tuple[UUID, ...], Facts
         return {tuple(nodes): comparable(one) for nodes, one in zip(persons, facts, strict=True) if one is not None}
 
 
-async def differences_to_rows(database: Database) -> list[tuple[Any, Any]]:
-    """The people whose kept state is not what folding their rows gives, as pairs (kept, folded)."""
+async def differences_to_rows(database: Database) -> list[Any]:
+    """The people whose kept state is not what folding their rows gives, as pairs (kept, folded); and what the audit says of
+    people who are not as their links, rows and events make them."""
+    found: list[Any] = (await people_again(database)).differences
     async with database.transaction(isolation="repeatable_read") as tx:
-        found = []
         for profile, nodes in (await people(tx)).items():
             kept = (await cdp.facts(tx, [cdp.FactsQuestion(node=nodes[0], lines=False)]))[0]
             assert kept is not None

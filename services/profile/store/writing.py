@@ -15,6 +15,7 @@ from services.profile.store.locking import columns, node_columns
 from shared.conditions.values import folded_of, number_of
 from shared.db import Tx
 from shared.facts.orders import Folded
+from shared.facts.rows import OrderReport, RefundRow
 
 
 # ── people ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,25 +263,35 @@ async def write_reports(tx: Tx, placed: Sequence[Placed]) -> None:
     """Reports of orders, their lines, and refunds."""
     reports = [one.incoming.found.report for one in placed if one.incoming.found.report is not None]
     refunds = [one.incoming.found.refund for one in placed if one.incoming.found.refund is not None]
-    if reports:
-        await tx.execute(
-            """
-            INSERT INTO profile.order_report
-                (order_key, event, node, kind, trust, states_money, at, learned_at, history, total, channel)
-            SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::boolean[],
-                $7::timestamptz[], $8::timestamptz[], $9::boolean[], $10::numeric[], $11::text[])
-            """,
-            *columns(
-                [
-                    (
-                        r.order_key, r.event, r.node, r.kind, r.trust, r.states_money, r.at, r.learned_at, r.history, r.total,
-                        r.channel,
-                    )
-                    for r in reports
-                ],
-                11,
-            ),
-        )  # fmt: skip
+    await _write_order_reports(tx, reports)
+    await _write_lines(tx, reports)
+    await _write_refunds(tx, refunds)
+
+
+async def _write_order_reports(tx: Tx, reports: Sequence[OrderReport]) -> None:
+    if not reports:
+        return
+    await tx.execute(
+        """
+        INSERT INTO profile.order_report
+            (order_key, event, node, kind, trust, states_money, at, learned_at, history, total, channel)
+        SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::boolean[],
+            $7::timestamptz[], $8::timestamptz[], $9::boolean[], $10::numeric[], $11::text[])
+        """,
+        *columns(
+            [
+                (
+                    r.order_key, r.event, r.node, r.kind, r.trust, r.states_money, r.at, r.learned_at, r.history, r.total,
+                    r.channel,
+                )
+                for r in reports
+            ],
+            11,
+        ),
+    )  # fmt: skip
+
+
+async def _write_lines(tx: Tx, reports: Sequence[OrderReport]) -> None:
     lines = [
         (r.event, i, r.order_key, line.product_id, folded_of(line.product.get("category")), line.quantity, line.price,
          text(line.product))
@@ -297,27 +308,31 @@ async def write_reports(tx: Tx, placed: Sequence[Placed]) -> None:
             """,
             *columns(lines, 8),
         )
-    if refunds:
-        await tx.execute(
-            """
-            INSERT INTO profile.refund
-                (order_key, event, node, refund_key, trust, at, learned_at, history, amount, lines)
-            SELECT order_key, event, node, refund_key, trust, at, learned_at, history, amount, lines::jsonb
-            FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::timestamptz[], $7::timestamptz[],
-                $8::boolean[], $9::numeric[], $10::text[])
-                AS u(order_key, event, node, refund_key, trust, at, learned_at, history, amount, lines)
-            """,
-            *columns(
-                [
-                    (
-                        r.order_key, r.event, r.node, r.refund_key, r.trust, r.at, r.learned_at, r.history, r.amount,
-                        text(r.lines),
-                    )
-                    for r in refunds
-                ],
-                10,
-            ),
-        )  # fmt: skip
+
+
+async def _write_refunds(tx: Tx, refunds: Sequence[RefundRow]) -> None:
+    if not refunds:
+        return
+    await tx.execute(
+        """
+        INSERT INTO profile.refund
+            (order_key, event, node, refund_key, trust, at, learned_at, history, amount, lines)
+        SELECT order_key, event, node, refund_key, trust, at, learned_at, history, amount, lines::jsonb
+        FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::timestamptz[], $7::timestamptz[],
+            $8::boolean[], $9::numeric[], $10::text[])
+            AS u(order_key, event, node, refund_key, trust, at, learned_at, history, amount, lines)
+        """,
+        *columns(
+            [
+                (
+                    r.order_key, r.event, r.node, r.refund_key, r.trust, r.at, r.learned_at, r.history, r.amount,
+                    text(r.lines),
+                )
+                for r in refunds
+            ],
+            10,
+        ),
+    )  # fmt: skip
 
 
 async def write_orders(tx: Tx, orders: Mapping[str, Folded], first_events: Mapping[str, UUID | None]) -> None:
