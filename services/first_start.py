@@ -9,24 +9,41 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import structlog
 
 from services.ingest.bootstrap import BY, make_first_sources
 from shared.auth import create_key, log_change
+from shared.clock import pause
 from shared.db import Tx
 from shared.errors import ConfigurationError, is_transient
 from shared.service import Context
 from shared.settings import SERVICE_NAMES, Settings
 
+log = structlog.get_logger(__name__)
+RETRY_SECONDS = 1.0
+
 
 async def make_credentials(context: Context, url: str) -> dict[str, Any] | None:
     """Makes sources and key when there is no API key yet, and writes `<data>/credentials.json` (mode 0600).
 
-    All or nothing: keys that stand in no file would lock everybody out, as only their hashes are kept.
+    All or nothing: keys that stand in no file would lock everybody out, as only their hashes are kept. The process answers
+    already: a database that is away or slow for a moment is waited for, and does not end it with the requests that it has.
 
     :param url: where this process answers on this machine
     Returns what was made (`url, site_write_key, server_write_key, api_key`), or None when this is not the first start.
     Raises ConfigurationError when the file cannot be written.
     """
+    while True:
+        try:
+            return await _make_and_keep(context, url)
+        except Exception as problem:
+            if not is_transient(problem):
+                raise
+            log.warning("first_start.retry", error=type(problem).__name__)
+        await pause(RETRY_SECONDS)
+
+
+async def _make_and_keep(context: Context, url: str) -> dict[str, Any] | None:
     file, made = context.settings.credentials_file, None
     try:
         async with context.database.transaction() as tx:

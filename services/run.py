@@ -20,10 +20,11 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from services import documentation
 from services.draining import Drain
+from services.front import Front
 from services.gauges import Gauges
 from services.headers import SecurityHeaders
 from services.migrate import migrate
@@ -49,6 +50,11 @@ from shared.wake import Wake
 log = structlog.get_logger(__name__)
 MOST_BACK_OFF = 5.0  # seconds between two tries of a loop that keeps failing
 MAINTENANCE = 3600.0  # seconds
+BACKLOG = 2048  # connections that wait to be accepted
+# Longer than the proxies in front keep an idle connection (nginx 60, Traefik 90, Caddy 120): who closes first takes the next
+# request with it that the other side is just sending, and a POST is not sent twice.
+KEEP_ALIVE_SECONDS = 150
+GRACE_SECONDS = 5  # that requests under way may take when the process ends; then they are cut off
 
 
 @dataclass
@@ -89,22 +95,34 @@ async def run(
         server = await _assemble(settings, database_url, clock or SystemClock(), stack)
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
         server.origin = f"http://{host}:{settings.port}"
+        with _port_explained(settings):
+            listening.listen(BACKLOG)  # another process may have bound it too (SO_REUSEADDR); only one may listen
         await _serve(server, listening, ready)
     server.drain.ended()
 
 
 def _listen(settings: Settings) -> socket.socket:
+    """A socket that has the port and does not listen yet: nobody is to connect to a process that cannot answer."""
     listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with _port_explained(settings):
+        try:
+            listening.bind((settings.host, settings.port))
+        except OSError:
+            listening.close()
+            raise
+    return listening
+
+
+@contextmanager
+def _port_explained(settings: Settings) -> Iterator[None]:
     try:
-        listening.bind((settings.host, settings.port))
+        yield
     except OSError as problem:
-        listening.close()
         raise ConfigurationError(
             f"Port {settings.port} on {settings.host} cannot be used ({problem.strerror}); "
             f"stop what uses it, or choose another with --port."
         ) from problem
-    return listening
 
 
 async def _assemble(settings: Settings, database_url: str, clock: Clock, stack: AsyncExitStack) -> Server:
@@ -270,7 +288,7 @@ def _application(context: Context, services: dict[str, Service], watchdog: Watch
         [service.described for service in services.values()],
     )
     documentation.install(app, services.values())
-    return Front(SecurityHeaders(app), raw, app)
+    return Front(SecurityHeaders(app), raw, app, drain)
 
 
 def _add_probes(
@@ -316,25 +334,6 @@ def _add_probes(
         app.add_api_route(f"{prefix}/version", version_of, **shown)
 
 
-class Front:
-    """Raw ASGI apps by path prefix before FastAPI: collecting events is the hot path. `api`: FastAPI itself, to be looked at."""
-
-    def __init__(self, app: ASGIApp, raw: dict[str, ASGIApp], api: FastAPI) -> None:
-        self._app, self.api, self.prefixes = app, api, tuple(raw)
-        self._raw = sorted(raw.items(), key=lambda item: -len(item[0]))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            for prefix, app in self._raw:
-                if path.startswith(prefix) and (
-                    len(path) == len(prefix) or prefix.endswith("/") or path[len(prefix)] == "/"
-                ):
-                    await app(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
-
-
 class _Http(uvicorn.Server):
     """uvicorn, with the signals handled by our own loop: the services must close before the process ends."""
 
@@ -372,7 +371,9 @@ async def _serve(server: Server, listening: socket.socket, ready: Callable[[Serv
             log_config=None,
             access_log=False,
             lifespan="off",
-            timeout_graceful_shutdown=5,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            backlog=BACKLOG,
             server_header=False,
             proxy_headers=True,
         ),

@@ -102,5 +102,9 @@ class Database:
         async with self._pool.acquire(timeout=30) as connection, connection.transaction(isolation=isolation):
             yield connection
 
+    def terminate(self) -> None:
+        """Closes every connection at once; what is under way fails."""
+        self._pool.terminate()
+
     async def close(self) -> None:
         self._pool.terminate() if self._pool.is_closing() else await self._pool.close()

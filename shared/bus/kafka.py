@@ -27,7 +27,8 @@ from shared.wake import Wake
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 10.0  # between two looks at the identity of the topics
-STARTING_SECONDS = 30.0  # until the leaders of new topics answer
+STARTING_SECONDS = 30.0  # until the leaders of topics that are there answer …
+MAKING_SECONDS = 90.0  # … and those of new ones: hundreds of partitions, on brokers that may have started just now
 COMMIT_SECONDS = 1.0  # between two commits for the lag tools …
 LAST_COMMIT_SECONDS = 2.0  # … and for the one at the end
 _LATEST, _EARLIEST = -1, -2
@@ -79,7 +80,7 @@ class KafkaBus:
             await cluster.close()
             raise
         try:
-            await bus._await_leaders()
+            await bus._await_leaders(MAKING_SECONDS if missing else STARTING_SECONDS)
         except TimeoutError:
             if missing:
                 raise
@@ -87,9 +88,9 @@ class KafkaBus:
             log.warning("bus.without_leaders", seconds=STARTING_SECONDS)
         return bus
 
-    async def _await_leaders(self) -> None:
+    async def _await_leaders(self, seconds: float) -> None:
         """A new topic, which a neighbour may just have made, is shown before its leaders have taken up their work."""
-        async with asyncio.timeout(STARTING_SECONDS):
+        async with asyncio.timeout(seconds):
             for topic in self._topics:
                 while True:
                     try:

@@ -26,10 +26,15 @@ MAX_STATEMENT = 8 * 1024 * 1024  # bytes of records in one append
 FALLBACK = 1.0  # seconds until a reader looks without having been woken
 RETENTION_DAYS = 14
 POOL = 6
+CLOSE_SECONDS = 5.0  # that the database may take to have what was appended last
 _REST = "bus.record_default"  # the records of days for which there was no table
 
 _pack = msgspec.msgpack.Encoder()
 _unpack = msgspec.msgpack.Decoder(dict[str, bytes])
+
+
+# Records that wait to be appended, and who waits for that.
+Waiting = tuple[Sequence[Outgoing], asyncio.Future[None]]
 
 
 class PostgresBus:
@@ -39,7 +44,7 @@ class PostgresBus:
         self._database = database
         self._wake = wake
         self._topics = topics
-        self._waiting: list[tuple[Sequence[Outgoing], asyncio.Future[None]]] = []
+        self._waiting: list[Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
         self._in_range: set[tuple[str, int]] = set()
 
@@ -96,14 +101,13 @@ class PostgresBus:
                 size += sum(len(record.value) for record in records)
             try:
                 await self._write([record for records, _ in taken for record in records])
+            except asyncio.CancelledError:
+                _tell([*taken, *self._waiting], ConnectionAbortedError("the bus was closed before it had the records"))
+                raise
             except Exception as problem:
-                for _, done in taken:
-                    if not done.done():
-                        done.set_exception(problem)
+                _tell(taken, problem)
             else:
-                for _, done in taken:
-                    if not done.done():
-                        done.set_result(None)
+                _tell(taken, None)
 
     async def _write(self, records: list[Outgoing]) -> None:
         counts = {topic: count for topic, (_, count) in self._topics.items()}
@@ -243,6 +247,32 @@ class PostgresBus:
             await tx.execute(f"DELETE FROM {name} WHERE day = {day}" if name == _REST else f"DROP TABLE {name}")
 
     async def close(self) -> None:
+        """Waits for what was appended last, but not for a database that hangs: whoever appended is told of an error then,
+        and appends again."""
         if self._flusher is not None and not self._flusher.done():
-            await self._flusher
+            await asyncio.wait({self._flusher}, timeout=CLOSE_SECONDS)
+            if not self._flusher.done():
+                log.warning(
+                    "bus.not_flushed",
+                    said=f"The database of the bus did not take the last records within {CLOSE_SECONDS:g} s; their senders "
+                    "were not told that they are kept, and send them again.",
+                )
+                await self._give_up(self._flusher)
         await self._database.close()
+
+    async def _give_up(self, flusher: asyncio.Task[None]) -> None:
+        self._database.terminate()  # a statement that hangs fails by it; who is about to connect is cancelled
+        await asyncio.wait({flusher}, timeout=0.5)
+        flusher.cancel()
+        await asyncio.wait({flusher}, timeout=0.5)
+
+
+def _tell(appended: Sequence[Waiting], problem: Exception | None) -> None:
+    """What came of it, None: they are kept."""
+    for _, done in appended:
+        if done.done():
+            continue
+        if problem is None:
+            done.set_result(None)
+        else:
+            done.set_exception(problem)

@@ -197,6 +197,14 @@ async def test_control_records_of_somebody_elses_transactions_are_passed_over(ka
     assert [one.value for one in found[partition]] == [b"3"]
 
 
+async def test_leaders_of_new_topics_are_given_longer_than_those_of_known_ones(
+    kafka_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_module, "STARTING_SECONDS", 0.0)
+    bus = await kafka_world.open()
+    assert set(await bus.ends(TOPIC)) == set(range(PARTITIONS))
+
+
 async def test_one_replica_is_warned_of(kafka_world: World) -> None:
     bus = await kafka_world.open()
     assert isinstance(bus, KafkaBus)

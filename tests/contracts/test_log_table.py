@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import socket
+
 import asyncpg
 import pytest
 
-from shared.bus.base import OutOfRange
+from shared.bus import postgres
+from shared.bus.base import Bus, OutOfRange
+from shared.bus.postgres import PostgresBus
+from shared.db import Database
+from shared.errors import is_transient
+from shared.wake import Wake
 from tests.contracts.conftest import OTHER_TOPIC, PARTITIONS, TOPIC, PostgresWorld, World
 from tests.contracts.test_bus import record
 
@@ -42,6 +52,57 @@ async def test_a_day_of_which_no_reader_has_said_anything_is_kept(world: World) 
     await _as_if_of_day_one(world, own_table=True)
     await bus.maintain({})
     assert await bus.fetch(TOPIC, {p: first[p] for p in range(PARTITIONS)}, limit=100, wait=1)
+
+
+async def test_a_statement_that_hangs_does_not_keep_the_bus_from_closing(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(postgres, "CLOSE_SECONDS", 0.2)
+    bus = await world.open()
+    backends = await _backends(world)
+    for backend in backends:
+        os.kill(backend, signal.SIGSTOP)
+    try:
+        await _closes_and_tells_who_appended(bus)
+    finally:
+        for backend in backends:
+            os.kill(backend, signal.SIGCONT)
+    assert capsys.readouterr().out.count("bus.not_flushed") == 1
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_does_not_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres, "CLOSE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://nobody:secret@127.0.0.1:{silent.getsockname()[1]}/nothing"
+        pool = await asyncpg.create_pool(url, min_size=0, max_size=1)
+        await _closes_and_tells_who_appended(
+            PostgresBus(Database(pool, url, "one", None), Wake(), {TOPIC: ("epoch", PARTITIONS)})
+        )
+
+
+async def _closes_and_tells_who_appended(bus: Bus) -> None:
+    """Nobody is left to wait, and all are told that trying again may help."""
+    appending = [asyncio.create_task(bus.append([record(name, name)])) for name in ("one", "two")]
+    await asyncio.sleep(0)  # they are with the flusher
+    async with asyncio.timeout(5):
+        await bus.close()
+        said = await asyncio.gather(*appending, return_exceptions=True)
+    assert all(isinstance(one, Exception) and is_transient(one) for one in said), said
+
+
+async def _backends(world: World) -> list[int]:
+    """The server's processes for the connections of the bus."""
+    connection = await asyncpg.connect(world.url)
+    try:
+        rows = await connection.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+    return [row["pid"] for row in rows]
 
 
 async def _as_if_of_day_one(world: World, own_table: bool) -> None:

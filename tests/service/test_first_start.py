@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import asyncpg
 import pytest
 from typer.testing import CliRunner
 
+from services import first_start
 from services.__main__ import app
 from services.first_start import make_credentials, read_credentials, write_private
 from shared.auth import authenticate
@@ -15,8 +17,13 @@ from shared.errors import ConfigurationError
 from shared.service import Context
 from shared.settings import SERVICE_NAMES, ServiceName
 from tests.support.contexts import context_for
+from tests.support.wait import until
 
 URL = "http://localhost:8080"
+REFUSE_FOR_A_MOMENT = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM nextval('tries'); RAISE 'not now' USING ERRCODE = 'serialization_failure'; END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON platform.api_key FOR EACH ROW EXECUTE FUNCTION refuse()"""
 
 
 async def made(context: Context) -> tuple[int, int]:
@@ -54,6 +61,28 @@ async def test_a_first_start_whose_commit_fails_is_begun_again(database_url: str
         kept = read_credentials(context.settings.credentials_file)
         assert await authenticate(context.database, f"Bearer {kept['api_key']}")
         assert context.settings.credentials_file.stat().st_mode & 0o077 == 0
+
+
+async def test_a_database_that_fails_for_a_moment_does_not_end_the_first_start(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the process answers: if it ended, the requests that it has would be cut off."""
+    monkeypatch.setattr(first_start, "RETRY_SECONDS", 0.05)
+    async with context_for(database_url, leases=False, data_dir=tmp_path) as context:
+        async with context.database.connection() as connection:
+            await connection.execute("CREATE SEQUENCE tries; " + REFUSE_FOR_A_MOMENT)
+            starting = asyncio.create_task(make_credentials(context, URL))
+
+            async def tried_again() -> bool:
+                return starting.done() or await connection.fetchval("SELECT last_value FROM tries") > 1
+
+            await until(tried_again, limit=10, what="it tries again")
+            assert not starting.done()
+            await connection.execute("DROP FUNCTION refuse() CASCADE")
+        async with asyncio.timeout(10):
+            keys = await starting
+        assert keys == read_credentials(context.settings.credentials_file)
+        assert await made(context) == (1, 2)
 
 
 async def test_a_second_start_makes_nothing(database_url: str, tmp_path: Path) -> None:

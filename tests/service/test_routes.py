@@ -13,8 +13,8 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Mount, Route
 
+from services.front import Front
 from services.ingest.collect import PREFIXES
-from services.run import Front
 from shared.auth import SCOPES
 from tests.support.virtual_server import VirtualServer, virtual_server
 

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 
+from services.run import Server, run
 from shared.embedded_postgres import EmbeddedPostgres
+from shared.settings import load
 from tests.support.databases import on_database
 
 
@@ -59,6 +62,31 @@ async def test_a_port_that_somebody_else_listens_on(database_url: str, tmp_path:
     assert said == (
         f"Port {port} on 127.0.0.1 cannot be used (Address already in use); stop what uses it, or choose another with --port."
     )
+
+
+async def test_a_port_for_which_two_processes_start_at_once(database_url: str, tmp_path: Path) -> None:
+    """Both may take it, as long as nobody listens; one may listen."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings, over = load(services="ingest", port=port, partitions=2, data_dir=tmp_path), asyncio.Event()
+
+    async def stay(_: Server) -> None:
+        await over.wait()
+
+    both = [asyncio.create_task(run(settings, database_url, ready=stay)) for _ in range(2)]
+    try:
+        [ended], [staying] = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        assert str(ended.exception()) == (
+            f"Port {port} on 127.0.0.1 cannot be used (Address already in use); "
+            "stop what uses it, or choose another with --port."
+        )
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(f"http://127.0.0.1:{port}/livez", timeout=20)).status_code == 200
+        assert not staying.done()
+    finally:
+        over.set()
+        await asyncio.gather(*both, return_exceptions=True)
 
 
 async def test_a_kafka_that_is_not_up(database_url: str, tmp_path: Path) -> None:
