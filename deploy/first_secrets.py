@@ -2,6 +2,7 @@
 
     python deploy/first_secrets.py FOLDER               at a first start: a password for PostgreSQL, and the URLs with it
     python deploy/first_secrets.py FOLDER set NAME      takes a value from standard input, for example smtp_url
+    python deploy/first_secrets.py FOLDER unset NAME    takes it away, for example bus_url after a move to the log table
 
 Each file holds the setting of its name (docs/OPERATIONS.md); none is ever printed.
 """
@@ -13,6 +14,7 @@ import secrets
 import sys
 from pathlib import Path
 
+READ = ("bus_url", "database_url", "secret_key", "smtp_url")  # by the services, under these names
 MODE = 0o444  # the folder is a volume that only the containers mount which need it, each with another user
 
 
@@ -41,6 +43,13 @@ def write(path: Path, value: str) -> None:
     temporary.replace(path)
 
 
+def counts(name: str) -> str:
+    """From when on; a name that nobody reads may be a slip."""
+    if name in READ:
+        return "it counts after: docker compose restart ingest profile triggers dispatch"
+    return f"kept under a name that no service reads; they read {', '.join(READ)}"
+
+
 def main(arguments: list[str]) -> int:
     """See above; 2 for a call that is not understood."""
     match arguments:
@@ -48,8 +57,15 @@ def main(arguments: list[str]) -> int:
             made = make_missing(Path(folder))
             print(f"made {', '.join(made)}" if made else "all secrets are there")
         case [folder, "set", name] if name.isidentifier() and name == name.lower():
-            write(Path(folder) / name, sys.stdin.read().strip())
-            print(f"{name} is set; it counts after: docker compose restart ingest profile triggers dispatch")
+            value = sys.stdin.read().strip()
+            if not value:
+                print(f"{name} is as it was: nothing came on standard input", file=sys.stderr)
+                return 2
+            write(Path(folder) / name, value)
+            print(f"{name} is set; {counts(name)}")
+        case [folder, "unset", name] if name in READ:
+            (Path(folder) / name).unlink(missing_ok=True)
+            print(f"{name} is not set; {counts(name)}")
         case _:
             print(__doc__, file=sys.stderr)
             return 2

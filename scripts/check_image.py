@@ -112,64 +112,80 @@ def _try_commands(image: Path, work: Path) -> None:
     """The last stage: ENV, USER, ENTRYPOINT, CMD and HEALTHCHECK as the Dockerfile has them."""
     text = (ROOT / "deploy/Dockerfile").read_text()
     health = json.loads(re.search(r"HEALTHCHECK[^\[]*CMD (\[.*\])", text).group(1))  # type: ignore[union-attr]
-    data, temporary = work / "data", work / "tmp"
-    for writable in (data, temporary):
-        writable.mkdir()
-        os.chown(writable, NOBODY, NOBODY)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        "PATH": f"{image}/bin:/usr/bin:/bin",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        "DATA_DIR": str(data),
-        "TMPDIR": str(temporary),
-        "HOME": str(data),
-        "LOG_FORMAT": "json",
-        "LANG": "C.UTF-8",
-    }
+    container = _Container(image, work)
+    container.look_for_python()
+    probe_health = container.command(*health[1:])
+    assert container.status(probe_health) != 0, "the health check must fail while nothing runs"
+    write = container.command("-c", f"open({str(image / 'x')!r}, 'w')")
+    assert container.status(write) != 0, "the tree must not be writable"
+    _try_up(container, probe_health, work / "log")
 
-    def command(*words: str) -> list[str]:
+
+class _Container:
+    """What a container would be: a user that owns nothing, two writable folders, and the image's environment."""
+
+    def __init__(self, image: Path, work: Path) -> None:
+        self.data, temporary = work / "data", work / "tmp"
+        for writable in (self.data, temporary):
+            writable.mkdir()
+            os.chown(writable, NOBODY, NOBODY)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._image = image
+        self.environment = {
+            "PATH": f"{image}/bin:/usr/bin:/bin",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "DATA_DIR": str(self.data),
+            "TMPDIR": str(temporary),
+            "HOME": str(self.data),
+            "LOG_FORMAT": "json",
+            "LANG": "C.UTF-8",
+        }
+
+    def command(self, *words: str) -> list[str]:
         # by the interpreter's path: the entry point's first line names the build's place
-        return [str(image / "bin/python"), *words]
+        return [str(self._image / "bin/python"), *words]
 
-    def status(words: list[str]) -> int:
+    def status(self, words: list[str]) -> int:
         return subprocess.run(
-            words, cwd="/", env=environment, user=NOBODY, group=NOBODY, capture_output=True, check=False
+            words, cwd="/", env=self.environment, user=NOBODY, group=NOBODY, capture_output=True, check=False
         ).returncode
 
-    where = command("-c", "import sys; print(sys.base_prefix)")
-    told = [subprocess.run(where, user=user, capture_output=True, check=False).stdout for user in (0, NOBODY)]
-    if told[0] != told[1] or not told[0]:
-        raise SystemExit(
-            "check_image: other users cannot read this Python; name one that they can: check_image.py PYTHON"
-        )
-    probe_health = command(*health[1:])
-    assert status(probe_health) != 0, "the health check must fail while nothing runs"
-    assert status(command("-c", f"open({str(image / 'x')!r}, 'w')")) != 0, "the tree must not be writable"
-    log = work / "log"
+    def look_for_python(self) -> None:
+        where = self.command("-c", "import sys; print(sys.base_prefix)")
+        told = [subprocess.run(where, user=user, capture_output=True, check=False).stdout for user in (0, NOBODY)]
+        if told[0] != told[1] or not told[0]:
+            raise SystemExit(
+                "check_image: other users cannot read this Python; name one that they can: check_image.py PYTHON"
+            )
+
+
+def _try_up(container: _Container, probe_health: list[str], log: Path) -> None:
+    """`up` becomes healthy, keeps its keys to itself, and ends when it is told to."""
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            command("-m", "services", "up"),
+            container.command("-m", "services", "up"),
             cwd="/",
-            env=environment,
+            env=container.environment,
             user=NOBODY,
             group=NOBODY,
             extra_groups=[],
             stdout=out,
             stderr=out,
         )
+    credentials = container.data / "credentials.json"
     try:
         deadline = time.monotonic() + LIMIT
         # It is alive before its first start has written down the keys.
-        while status(probe_health) != 0 or not (data / "credentials.json").exists():
+        while container.status(probe_health) != 0 or not credentials.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"check_image: `up` did not become healthy:\n{log.read_text()[-3000:]}")
             time.sleep(0.3)
-        made = json.loads((data / "credentials.json").read_text())
+        made = json.loads(credentials.read_text())
         for name in ("server_write_key", "api_key"):
             assert made[name] not in log.read_text(), f"{name} stands in the log"
     finally:

@@ -32,6 +32,7 @@ LEAST_SERVER = 160_000  # PostgreSQL 16
 MOST_SKEW = 1.0  # seconds between this clock and the database's
 PATIENCE = 10.0  # seconds for whatever is asked over the network
 LEAST_SECRET = 32  # characters
+CATCHER = "smtp://mail:1025"  # what deploy/first_secrets.py writes
 
 Check = Callable[[Settings], "str | None"]
 
@@ -273,6 +274,16 @@ async def _bus(settings: Settings) -> str | None:
 
 
 # ── the shop's settings ───────────────────────────────────────────────────────────────────────────────────────────────
+def _in_vain(settings: Settings) -> str | None:
+    if not settings.set_in_vain:
+        return None
+    names = ", ".join(settings.set_in_vain)
+    return (
+        f"{names} in .env or the shell does nothing: secrets are files, `docker compose run --rm -T secrets set "
+        f"{settings.set_in_vain[0].lower()} < FILE`; then take it out there, and `docker compose up -d`"
+    )
+
+
 def _public_url(settings: Settings) -> str | None:
     if not settings.public_url:
         return Advice(
@@ -303,6 +314,10 @@ def _secret(settings: Settings) -> str | None:
 def _mail(settings: Settings) -> str | None:
     if settings.smtp_url is None:
         return Advice("SMTP_URL is not set: e-mail stays in the inbox, unless a channel is configured by API")
+    if settings.smtp_url.get_secret_value() == CATCHER:
+        return Advice(
+            "letters go to the mail catcher of docker-compose.yml and to nobody; `secrets set smtp_url` names a server"
+        )
     host = urlsplit(f"//{settings.sender.rpartition('@')[2]}").hostname or ""
     if host in ("localhost", "127.0.0.1", "") or "." not in host:
         return Advice(f"mail is sent from {settings.sender}, which nobody can answer; set SMTP_FROM")
@@ -330,6 +345,7 @@ DATABASE: Sequence[tuple[str, Callable[[asyncpg.Connection, Settings], Awaitable
     ("dispatch is not held", _held),
 ]
 SHOP: Sequence[tuple[str, Check]] = [
+    ("every setting counts", _in_vain),
     ("the public address", _public_url),
     ("the shop's hosts", _hosts),
     ("the secret key", _secret),

@@ -17,6 +17,8 @@ def welcome(console: Console, server: Server, made: dict[str, Any] | None) -> No
     rows = {"API and its documentation": f"{server.origin}/docs"}
     if "dispatch" in server.services:
         rows["Messages that were sent"] = f"{server.origin}/inbox"
+    if vain := server.context.settings.set_in_vain:
+        rows["Does nothing in .env or the shell"] = f"{', '.join(vain)} (see Secrets in docs/OPERATIONS.md)"
     if made is not None:
         if console.is_terminal:
             rows["Write key of the website (public)"] = made["site_write_key"] or "–"

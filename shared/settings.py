@@ -147,6 +147,10 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     """Key that signs links in messages. Default: made at the first start and kept in the database."""
 
+    set_in_vain: Annotated[tuple[str, ...], NoDecode] = ()
+    """Written by docker-compose.yml alone: the names of secrets that stand in `.env` or the shell, where they do nothing.
+    `dripline doctor` and the first lines of the log name them."""
+
     # ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────
     log_format: Literal["auto", "console", "json"] = "auto"
     """`console` for people, `json` for machines; `auto` is console in a terminal and JSON elsewhere."""
@@ -154,10 +158,17 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level that is written."""
 
-    @field_validator("services", "shop_hosts", "channels_path", "outside_allow", mode="before")
+    @field_validator("services", "shop_hosts", "channels_path", "outside_allow", "set_in_vain", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("bus_url", "smtp_url", "secret_key", mode="before")
+    @classmethod
+    def _nothing_in_an_empty_file(cls, value: Any) -> Any:
+        return (
+            value or None
+        )  # an empty DATABASE_URL is refused: the embedded server would hide that the real one is not named
 
     @field_validator("services")
     @classmethod
@@ -176,7 +187,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _plain_postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and not re.match(r"^postgres(ql)?://", value.get_secret_value()):
+        if value is not None and not re.match(r"^postgres(ql)?://", value.get_secret_value()):
             raise ValueError("must begin with postgresql://")
         return _with_usable_servers(value)
 

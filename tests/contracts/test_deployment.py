@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -216,6 +217,28 @@ def test_the_first_start_makes_secrets_and_a_second_keeps_them(tmp_path: Path) -
     run(*script, "set", "../elsewhere", status=2)
 
 
+def test_a_slip_in_setting_a_secret_is_said_and_one_can_be_taken_away(tmp_path: Path) -> None:
+    script = [sys.executable, "deploy/first_secrets.py", str(tmp_path)]
+
+    def give(name: str, value: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*script, "set", name], cwd=ROOT, input=value, capture_output=True, text=True)
+
+    assert "no service reads" in give("smtpurl", "smtp://h").stdout
+    assert "no service reads" not in give("bus_url", "kafka://h:9092").stdout
+    nothing = give("bus_url", "\n")
+    assert nothing.returncode == 2 and "nothing came" in nothing.stderr
+    assert (tmp_path / "bus_url").read_text() == "kafka://h:9092"
+    run(*script, "unset", "bus_url")
+    assert not (tmp_path / "bus_url").exists()
+    run(*script, "unset", "bus_url")
+    run(*script, "unset", "postgres_password", status=2)
+
+
+def test_the_secrets_that_can_be_set_are_those_that_a_process_reads() -> None:
+    kept = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert set(runpy.run_path(str(ROOT / "deploy/first_secrets.py"))["READ"]) == kept
+
+
 # ── the chart ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def template(*options: str | Path, status: int = 0, chart: Path = CHART) -> str:
     return run(
@@ -284,7 +307,9 @@ def test_pods_are_told_settings_that_exist_and_no_secrets(rendered: Path) -> Non
         told = {entry["name"] for entry in pod["containers"][0]["env"]} - {"MALLOC_ARENA_MAX"}
         assert told <= KNOWN_VARIABLES
         assert told & {"DATABASE_URL", "BUS_URL", "SMTP_URL", "SECRET_KEY"} == set()
-        assert {"name": "secrets", "secret": {"secretName": "dripline", "defaultMode": 0o440}} in pod["volumes"]
+        [secrets] = [volume["projected"] for volume in pod["volumes"] if volume["name"] == "secrets"]
+        assert secrets["defaultMode"] == 0o440
+        assert {"secret": {"name": "dripline"}} in secrets["sources"]
 
 
 def test_a_pod_has_time_to_finish_what_is_under_way(rendered: Path) -> None:

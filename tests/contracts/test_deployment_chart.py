@@ -117,6 +117,38 @@ def test_the_console_ends_when_it_is_told_to() -> None:
     assert waiting.wait(timeout=5) == 0
 
 
+# ── what must not go wrong in silence ─────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("values", VALUES)
+def test_no_pod_starts_when_the_secret_lacks_the_database(values: str) -> None:
+    """It would start a database of its own and look well. A key that is named, and not optional, keeps the pod waiting."""
+    started = [
+        one["spec"]["template"]["spec"] for one in made(values=values).values() if one["kind"] in ("Deployment", "Job")
+    ]
+    assert len(started) == len(SERVICE_NAMES) + 2
+    for spec in started:
+        [secrets] = [volume["projected"] for volume in spec["volumes"] if volume["name"] == "secrets"]
+        named = [source["secret"] for source in secrets["sources"] if "items" in source["secret"]]
+        assert [one["items"] for one in named] == [[{"key": "database_url", "path": "database_url"}]]
+        assert not any(one.get("optional") for one in named)
+
+
+def test_the_pods_of_an_upgrade_are_spread_by_themselves() -> None:
+    """Counted together with the old ones, the new ones of a service end on one node when the old ones are gone."""
+    documents = made()
+    for name in SERVICE_NAMES:
+        [spread] = pod(documents, name)["topologySpreadConstraints"]
+        assert spread["matchLabelKeys"] == ["pod-template-hash"], name
+        assert spread["topologyKey"] == "kubernetes.io/hostname"
+
+
+def test_a_failed_migration_is_found_by_its_name_until_the_next_one() -> None:
+    """The hook deletes the job of the last try by its name: with one for each revision the failed ones would stay."""
+    job = made()["Job", "drip-migrate"]
+    policy = job["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert policy == "before-hook-creation,hook-succeeded"
+    assert ".Release.Revision" not in (CHART / "templates/migration.yaml").read_text()
+
+
 # ── the commands of the documentation ─────────────────────────────────────────────────────────────────────────────────
 def commands(program: str) -> list[list[str]]:
     """The words of each command in OPERATIONS that begins with it."""
@@ -142,6 +174,16 @@ def test_every_kubectl_of_the_documentation_names_the_namespace_and_something_th
         for word in words:
             if named := re.fullmatch(r"deploy/(drip-\w+)", word):
                 assert ("Deployment", named[1]) in documents, word
+
+
+def test_helm_waits_for_the_pods_and_longer_than_the_migration_may_take() -> None:
+    """Without it the next command finds no container, and a long migration is given up while it runs."""
+    longest = made()["Job", "drip-migrate"]["spec"]["activeDeadlineSeconds"]
+    installing = [words for words in commands("helm") if words[1:3] == ["upgrade", "--install"]]
+    assert installing
+    for words in installing:
+        assert "--wait" in words, words
+        assert int(words[words.index("--timeout") + 1].removesuffix("m")) * 60 > longest, words
 
 
 def test_what_the_documentation_stops_and_starts_are_the_services_alone() -> None:
@@ -186,6 +228,12 @@ def test_the_examples_of_the_channels_reach_their_providers() -> None:
     named |= {int(port) for port in re.findall(r"smtps?(?:\+starttls)?://[^\s`\"]*:(\d+)", channels + OPERATIONS)}
     assert 4441 in named and 587 in named
     assert named - {1025} <= set(open_ports())
+
+
+def test_names_are_resolved_wherever_the_cluster_does_it() -> None:
+    """A cache on the node (NodeLocal DNSCache) is no pod that a selector finds."""
+    names = made()["NetworkPolicy", "drip"]["spec"]["egress"][0]
+    assert names == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
 
 
 def test_an_empty_list_of_ports_opens_every_port() -> None:

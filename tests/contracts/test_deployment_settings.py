@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -13,11 +14,12 @@ import pytest
 import yaml
 
 from scripts.generate_docs import BESIDE
+from services.doctor import CATCHER, SHOP
 from shared.settings import SERVICE_NAMES, Settings, load
 from tests.contracts.test_deployment import ROOT, tool
 
 # What a container is by its place in the file, and what lies among the secrets.
-OF_THE_CONTAINER = {"SERVICES", "SECRETS_DIR", "DATA_DIR", "HOST", "PORT"}
+OF_THE_CONTAINER = {"SERVICES", "SECRETS_DIR", "DATA_DIR", "HOST", "PORT", "SET_IN_VAIN"}
 SECRET = {"DATABASE_URL", "SMTP_URL", "SECRET_KEY"}
 DOCUMENTED = {name.upper() for name in Settings.model_fields} | set(BESIDE)
 BY_DEFAULT_DIFFERENT = {"BUS_URL", "PUBLIC_URL", "FORWARDED_ALLOW_IPS", "LOG_FORMAT"}
@@ -69,7 +71,31 @@ def test_what_a_container_is_and_the_secrets_do_not_come_from_the_environment_fi
     plain = read_by_compose(tmp_path)
     told = read_by_compose(tmp_path, "\n".join(f"{name}=1" for name in others))
     for name in (*SERVICE_NAMES, "migrate"):
+        named = told[name]["environment"].pop("SET_IN_VAIN")
+        assert plain[name]["environment"].pop("SET_IN_VAIN") == ""
         assert told[name]["environment"] == plain[name]["environment"]
+        assert set(named.strip(",").split(",")) == SECRET
+
+
+def test_a_secret_in_the_environment_file_is_named_to_whoever_asks_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = read_by_compose(tmp_path, "SMTP_URL=smtp://u:canary@mail.example.com:587\nSECRET_KEY=")
+    assert "canary" not in str(services)
+    environment = {name: value for name, value in services["dispatch"]["environment"].items() if name != "SECRETS_DIR"}
+    settings = settings_of(environment, monkeypatch)
+    assert settings.set_in_vain == ("SMTP_URL",) and settings.smtp_url is None
+    [check] = [check for name, check in SHOP if name == "every setting counts"]
+    assert "SMTP_URL" in str(check(settings)) and "secrets set smtp_url" in str(check(settings))
+    assert check(settings_of({}, monkeypatch)) is None
+
+
+def test_the_mail_catcher_of_the_first_start_is_no_mail_server(tmp_path: Path) -> None:
+    first = runpy.run_path(str(ROOT / "deploy/first_secrets.py"))["make_missing"]
+    first(tmp_path)
+    assert (tmp_path / "smtp_url").read_text() == CATCHER
+    [check] = [check for name, check in SHOP if name == "sending mail"]
+    assert "catcher" in str(check(load(smtp_url=CATCHER, smtp_from="shop@shop.example")))
 
 
 def test_the_example_as_it_is_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

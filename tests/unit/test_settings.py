@@ -134,5 +134,21 @@ def test_secrets_may_stand_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load()
 
 
+@pytest.mark.parametrize("name", ["bus_url", "smtp_url", "secret_key"])
+def test_an_empty_file_of_a_secret_is_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_text("\n")
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+    assert getattr(load(), name) is None
+
+
+def test_an_empty_file_does_not_make_the_database_an_embedded_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "database_url").write_text("")
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="DATABASE_URL: must begin with postgresql"):
+        load()
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []

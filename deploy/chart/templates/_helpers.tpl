@@ -79,6 +79,19 @@ capabilities:
 {{- end -}}
 {{- end -}}
 
+{{/* Named once more by its key, the URL must be there: without it each pod would start a database of its own. */}}
+{{- define "dripline.secretVolume" -}}
+- name: secrets
+  projected:
+    defaultMode: 0440
+    sources:
+      - secret:
+          name: {{ include "dripline.secret" . }}
+      - secret:
+          name: {{ include "dripline.secret" . }}
+          items: [{key: database_url, path: database_url}]
+{{- end -}}
+
 {{- define "dripline.mounts" -}}
 - name: secrets
   mountPath: /etc/dripline/secrets
