@@ -23,6 +23,7 @@ from services.dispatch.inputs import (
     Contact,
     GuardVerdict,
     Inputs,
+    OfferGuard,
     Purpose,
 )
 from services.dispatch.material import (
@@ -41,11 +42,11 @@ from services.dispatch.store import looking
 from services.dispatch.store.claims import Due
 from services.dispatch.templates import Template
 from services.dispatch.view import Offer
-from services.dispatch.worth import ASSUMED_ORDER, worth
+from services.dispatch.worth import ASSUMED_ORDER, Worth, worth
 from shared.channels import KNOWN
 from shared.conditions import Moment
 from shared.db import Tx
-from shared.facts.model import Facts
+from shared.facts.model import EventFact, Facts
 
 DRAW_BITS = 53
 
@@ -88,26 +89,13 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
     moment = Moment(at=now, entered_at=intent.entered_at, zone=shop_zone, topic=topic, entry_id=_entry_id(one))
     node = addressed_node(one, world.namespace)
     gone = known is None or (node is not None and node not in people.addressed)
-    verdict = GuardVerdict(holds=True)
-    if known is not None:
-        judged_at = replace(moment, holidays=base.holidays.at(now))
-        verdict = guards.judge(intent.guard, guards.read(intent.guard), known, people.events[index], judged_at)
     if intent.offer and intent.offer not in base.offers:
         problem = problem or Reason("no-offer", f"there is no offer {intent.offer}")
-    guarded = offer_guard_of(one, base)
-    if guarded is not None and known is not None:
-        guarded = msgspec.structs.replace(guarded, bought=bought_of(guarded, known.orders))
-    value = worth(
-        intent.value,
-        known,
-        intent.event.get("properties", {}),
-        base.rules.mean.value if base.rules.mean else base.rules.policy.mean_order or ASSUMED_ORDER,
-    )
+    value = _worth(one, known, base)
     adapters = _adapters(base.channels, world)
     if one.pinned is not None:
         adapters, doubt = _to_repeat(one, one.pinned, purpose, adapters)
         problem = problem or doubt
-    request = people.requests.get(_entry_id(one) or UUID(int=0))
     inputs = Inputs(
         message=one.id,
         rule=intent.rule,
@@ -123,11 +111,11 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         known=not gone,
         profile=known.profile if known else None,
         nodes=known.nodes if known else [],
-        guard=verdict,
+        guard=_verdict(one, known, people.events[index], replace(moment, holidays=base.holidays.at(now))),
         template=intent.template,
         template_version=template.version if template else None,
         problem=problem,
-        offer_guard=guarded,
+        offer_guard=_offer_guard(one, known, base),
         asked=[one.pinned] if one.pinned else intent.channels,
         addressed=node,
         channels=[
@@ -143,18 +131,51 @@ def _put_together(one: Due, index: int, now: datetime, world: Surroundings, base
         base_version=base.rules.mean.version if base.rules.mean else None,
         explore=base.rules.policy.explore if purpose == "marketing" else base.rules.policy.explore * 0,
     )
-    network = network_of(request.ip if request else None) if purpose == "confirmation" else None
+    return _gathered(one, inputs, known, template, adapters, people.requests.get(_entry_id(one) or UUID(int=0)))
+
+
+def _gathered(
+    one: Due,
+    inputs: Inputs,
+    known: Facts | None,
+    template: Template | None,
+    adapters: dict[str, list[type[Adapter]]],
+    request: looking.Request | None,
+) -> Gathered:
+    """:param request: what asked for a confirmation mail, which is limited by who asks"""
+    confirmation = inputs.purpose == "confirmation"
     return Gathered(
         due=one,
         inputs=inputs,
         facts=known,
         template=template,
         offer=None,
-        addresses=_written(one, node, known),
+        addresses=_written(one, inputs.addressed, known),
         adapters=adapters,
-        network=network,
-        source=request.source if request and purpose == "confirmation" else None,
+        network=network_of(request.ip if request else None) if confirmation else None,
+        source=request.source if request and confirmation else None,
     )
+
+
+def _verdict(one: Due, known: Facts | None, events: Sequence[EventFact], moment: Moment) -> GuardVerdict:
+    """Whether the guard holds; nobody is left whom it could concern, it does."""
+    if known is None:
+        return GuardVerdict(holds=True)
+    return guards.judge(one.intent.guard, guards.read(one.intent.guard), known, events, moment)
+
+
+def _offer_guard(one: Due, known: Facts | None, base: Base) -> OfferGuard | None:
+    """With what the person bought since, of that which the offer is for."""
+    guarded = offer_guard_of(one, base)
+    if guarded is None or known is None:
+        return guarded
+    return msgspec.structs.replace(guarded, bought=bought_of(guarded, known.orders))
+
+
+def _worth(one: Due, known: Facts | None, base: Base) -> Worth:
+    intent, rules = one.intent, base.rules
+    mean = rules.mean.value if rules.mean else rules.policy.mean_order or ASSUMED_ORDER
+    return worth(intent.value, known, intent.event.get("properties", {}), mean)
 
 
 def _purpose(one: Due, template: Template | None) -> tuple[Purpose, Reason | None]:

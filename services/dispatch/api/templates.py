@@ -67,6 +67,7 @@ def router(context: Context, signer: Signer, shop: Shop) -> APIRouter:
     """The routes."""
     routes = APIRouter()
     _templates(routes, context)
+    _changes(routes, context)
     _preview(routes, context, signer, shop)
     return routes
 
@@ -99,6 +100,8 @@ def _templates(routes: APIRouter, context: Context) -> None:
         async with context.database.transaction() as tx:
             return await _read_template(tx, template)
 
+
+def _changes(routes: APIRouter, context: Context) -> None:
     @routes.put("/v1/templates/{template}", tags=["templates"], summary="A new version, used from now on")
     async def change(template: str, body: TemplateDocument, principal: Marketing) -> TemplateOut:
         """A message that is claimed already keeps the version it was rendered with. The same document makes no version."""

@@ -11,6 +11,35 @@ import msgspec
 from shared.db import Tx
 from shared.events import Cancelled, Intended, Outcome
 
+_UPSERT = """
+    INSERT INTO dispatch.message AS m (
+        id, run, run_version, intended, rule, rule_name, kind, topic, step, template, origin, profile, decided_at,
+        valid_until, ghost, hops, intent, state, due_at, created_at, updated_at
+    )
+    SELECT id, run, run_version, true, rule, rule_name, kind, topic, step, template, origin, profile, decided_at,
+           valid_until, ghost, hops, intent, 'queued', due_at, $18, $18
+    FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
+                $9::text[], $10::uuid[], $11::uuid[], $12::timestamptz[], $13::timestamptz[], $14::bool[],
+                $15::smallint[], $16::jsonb[], $17::timestamptz[])
+         WITH ORDINALITY AS i(id, run, run_version, rule, rule_name, kind, topic, step, template, origin, profile,
+                              decided_at, valid_until, ghost, hops, intent, due_at, place)
+    ORDER BY place
+    ON CONFLICT (id) DO UPDATE SET
+        intended = true, rule = excluded.rule, rule_name = excluded.rule_name, kind = excluded.kind,
+        topic = excluded.topic, step = excluded.step, template = excluded.template, origin = excluded.origin,
+        profile = excluded.profile, decided_at = excluded.decided_at, valid_until = excluded.valid_until,
+        ghost = excluded.ghost, hops = excluded.hops, intent = excluded.intent, due_at = excluded.due_at,
+        updated_at = excluded.updated_at,
+        run_version = greatest(m.run_version, excluded.run_version),
+        state = CASE WHEN excluded.run_version > m.run_version THEN 'queued' ELSE m.state END,
+        reason_code = CASE WHEN excluded.run_version > m.run_version THEN NULL ELSE m.reason_code END,
+        reason = CASE WHEN excluded.run_version > m.run_version THEN NULL ELSE m.reason END,
+        claim = NULL, lease_until = NULL, chosen_at = NULL
+    WHERE NOT m.intended
+       OR (excluded.run_version > m.run_version AND (m.state IN ('queued', 'claimed') OR m.reason_code = 'cancelled'))
+    RETURNING m.id
+"""
+
 
 async def upsert_intents(tx: Tx, intents: Sequence[Intended], now: datetime) -> set[UUID]:
     """Writes intents, one a message, sorted; returns the messages that were written.
@@ -19,34 +48,7 @@ async def upsert_intents(tx: Tx, intents: Sequence[Intended], now: datetime) -> 
     """
     ordered = sorted(intents, key=lambda intent: intent.message)
     rows = await tx.fetch(
-        """
-        INSERT INTO dispatch.message AS m (
-            id, run, run_version, intended, rule, rule_name, kind, topic, step, template, origin, profile, decided_at,
-            valid_until, ghost, hops, intent, state, due_at, created_at, updated_at
-        )
-        SELECT id, run, run_version, true, rule, rule_name, kind, topic, step, template, origin, profile, decided_at,
-               valid_until, ghost, hops, intent, 'queued', due_at, $18, $18
-        FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
-                    $9::text[], $10::uuid[], $11::uuid[], $12::timestamptz[], $13::timestamptz[], $14::bool[],
-                    $15::smallint[], $16::jsonb[], $17::timestamptz[])
-             WITH ORDINALITY AS i(id, run, run_version, rule, rule_name, kind, topic, step, template, origin, profile,
-                                  decided_at, valid_until, ghost, hops, intent, due_at, place)
-        ORDER BY place
-        ON CONFLICT (id) DO UPDATE SET
-            intended = true, rule = excluded.rule, rule_name = excluded.rule_name, kind = excluded.kind,
-            topic = excluded.topic, step = excluded.step, template = excluded.template, origin = excluded.origin,
-            profile = excluded.profile, decided_at = excluded.decided_at, valid_until = excluded.valid_until,
-            ghost = excluded.ghost, hops = excluded.hops, intent = excluded.intent, due_at = excluded.due_at,
-            updated_at = excluded.updated_at,
-            run_version = greatest(m.run_version, excluded.run_version),
-            state = CASE WHEN excluded.run_version > m.run_version THEN 'queued' ELSE m.state END,
-            reason_code = CASE WHEN excluded.run_version > m.run_version THEN NULL ELSE m.reason_code END,
-            reason = CASE WHEN excluded.run_version > m.run_version THEN NULL ELSE m.reason END,
-            claim = NULL, lease_until = NULL, chosen_at = NULL
-        WHERE NOT m.intended
-           OR (excluded.run_version > m.run_version AND (m.state IN ('queued', 'claimed') OR m.reason_code = 'cancelled'))
-        RETURNING m.id
-        """,
+        _UPSERT,
         [intent.message for intent in ordered],
         [intent.run for intent in ordered],
         [intent.run_version for intent in ordered],
