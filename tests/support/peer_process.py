@@ -65,6 +65,7 @@ class PeerProcess:
         """SIGSTOP: its connections stand, and nobody answers on them, as behind a router that has forgotten them."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        until_blocking(self._stands, what=f"{self.module} stands")
 
     def thaw(self) -> None:
         """Goes on after `freeze`."""
@@ -81,6 +82,12 @@ class PeerProcess:
         """Whether the process that is up takes connections."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _stands(self) -> bool:
+        """Whether each of its threads has heard the signal: one that runs on another processor may answer meanwhile."""
+        assert self._process is not None
+        threads = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(") ")[2].startswith("T") for stat in threads)
 
     def _is_up(self) -> bool:
         if self._process is None or self._process.poll() is not None:
